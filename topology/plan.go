@@ -1,0 +1,279 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// A Plan is a spec with every default filled and every name, address and MAC
+// decided. It is pure data: two expansions of one spec are equal, on any
+// machine. Providers build it, the harness judges against it, and the lab's
+// state folder keeps it as JSON.
+type Plan struct {
+	// APIVersion names the schema of the plan itself.
+	APIVersion string `json:"apiVersion"`
+	// Name is the lab's name, a DNS label.
+	Name string `json:"name"`
+	// Provider is the name of the provider that the spec asks for.
+	Provider string `json:"provider"`
+	// Network is flannel's net-conf.json with its defaults filled.
+	Network NetConf `json:"network"`
+	// IPv6 says what the lab's kernels do with IPv6.
+	IPv6 IPv6Mode `json:"ipv6"`
+	// Segments are the L2 networks of the underlay.
+	Segments []Segment `json:"segments"`
+	// Routers forward between segments.
+	Routers []Router `json:"routers,omitempty"`
+	// Nodes are the machines' stand-ins, in the order of the spec.
+	Nodes []Node `json:"nodes"`
+	// Pods are the pods of all nodes, in the order in which they are wired.
+	Pods []Pod `json:"pods"`
+	// Store is where the agents' leases live.
+	Store Store `json:"store"`
+}
+
+// IPv6Mode says what the lab's kernels do with IPv6.
+type IPv6Mode string
+
+const (
+	// IPv6Off switches IPv6 off in every namespace: the fastest, and the
+	// quietest on the wire.
+	IPv6Off IPv6Mode = "off"
+	// IPv6LinkLocal leaves the kernel's link-local addresses on nodes, as on
+	// the machines of the seed articles; pods have none.
+	IPv6LinkLocal IPv6Mode = "link-local"
+	// IPv6Dual is a dual-stack lab.
+	IPv6Dual IPv6Mode = "dual"
+)
+
+// NetConf is flannel's net-conf.json: the same keys, the same defaults, save
+// that a missing Backend is vxlan (flannel's code says udp, its documentation
+// and every manifest say vxlan).
+type NetConf struct {
+	EnableIPv4     bool         `json:"EnableIPv4"`
+	EnableIPv6     bool         `json:"EnableIPv6,omitempty"`
+	EnableNFTables bool         `json:"EnableNFTables,omitempty"`
+	Network        netip.Prefix `json:"Network"`
+	SubnetLen      int          `json:"SubnetLen"`
+	SubnetMin      netip.Addr   `json:"SubnetMin"`
+	SubnetMax      netip.Addr   `json:"SubnetMax"`
+	IPv6Network    netip.Prefix `json:"IPv6Network,omitzero"`
+	IPv6SubnetLen  int          `json:"IPv6SubnetLen,omitempty"`
+	IPv6SubnetMin  netip.Addr   `json:"IPv6SubnetMin,omitzero"`
+	IPv6SubnetMax  netip.Addr   `json:"IPv6SubnetMax,omitzero"`
+	Backend        Backend      `json:"Backend"`
+}
+
+// Backend is the Backend object of net-conf.json.
+type Backend struct {
+	// Type is the lower-case name of the backend.
+	Type string `json:"Type"`
+	// VNI is the VXLAN network identifier, 1 by default.
+	VNI int `json:"VNI,omitempty"`
+	// Port is the UDP port; 8472 for vxlan (the kernel's own default).
+	Port int `json:"Port,omitempty"`
+	// MTU is the MTU in bytes that the backend starts from; 0 takes that of
+	// the agent's underlay interface.
+	MTU           int  `json:"MTU,omitempty"`
+	GBP           bool `json:"GBP,omitempty"`
+	Learning      bool `json:"Learning,omitempty"`
+	DirectRouting bool `json:"DirectRouting,omitempty"`
+}
+
+// Segment is one L2 network of the underlay: a bridge in the underlay
+// namespace.
+type Segment struct {
+	Name string `json:"name"`
+	// Bridge is the bridge's interface name.
+	Bridge string       `json:"bridge"`
+	CIDR   netip.Prefix `json:"cidr"`
+	// CIDR6 is the IPv6 prefix of a dual-stack segment.
+	CIDR6 netip.Prefix `json:"cidr6,omitzero"`
+	// MTU in bytes of every interface on the segment that names none.
+	MTU int `json:"mtu"`
+}
+
+// Interface is one underlay interface of a node or router.
+type Interface struct {
+	// Name is the interface's name inside the node, at most 15 bytes.
+	Name string `json:"name"`
+	// AltName is the readable name where Name had to be hashed.
+	AltName string `json:"altName,omitempty"`
+	// Port is the name of the other end, on the segment's bridge.
+	Port    string       `json:"port"`
+	Segment string       `json:"segment"`
+	Address netip.Prefix `json:"address"`
+	// Address6 is the global IPv6 address of a dual-stack lab.
+	Address6 netip.Prefix `json:"address6,omitzero"`
+	MAC      MAC          `json:"mac"`
+	MTU      int          `json:"mtu"`
+}
+
+// Router forwards between underlay segments, in a namespace of its own.
+type Router struct {
+	Name       string      `json:"name"`
+	Interfaces []Interface `json:"interfaces"`
+}
+
+// Route is a static route of a node. A zero Dst is the default route.
+type Route struct {
+	Dst netip.Prefix `json:"dst,omitzero"`
+	Via netip.Addr   `json:"via"`
+	Dev string       `json:"dev"`
+}
+
+// Role is a node's part in the cluster.
+type Role string
+
+const (
+	// ControlPlane is the role of the node that stands in for the master; the
+	// first one holds the store.
+	ControlPlane Role = "control-plane"
+	// Worker is the role of every other node.
+	Worker Role = "worker"
+)
+
+// Node is one machine's stand-in.
+type Node struct {
+	Name       string      `json:"name"`
+	Role       Role        `json:"role"`
+	Interfaces []Interface `json:"interfaces"`
+	Routes     []Route     `json:"routes,omitempty"`
+	// PodCIDR is the node's subnet of the overlay, fixed by a reservation in
+	// the store.
+	PodCIDR  netip.Prefix `json:"podCIDR"`
+	PodCIDR6 netip.Prefix `json:"podCIDR6,omitzero"`
+	Agent    Agent        `json:"agent"`
+	// VtepMAC fixes flannel.N's MAC; zero leaves it to the agent.
+	VtepMAC MAC `json:"vtepMAC,omitzero"`
+	// BridgeMAC is cni0's MAC.
+	BridgeMAC MAC `json:"bridgeMAC"`
+}
+
+// Agent is the program under test on one node.
+type Agent struct {
+	// Command is the program and its first arguments; empty means the bundled
+	// overlabd. Flanneld's flags are appended to it.
+	Command []string `json:"command,omitempty"`
+	// Args are further arguments, after the generated ones.
+	Args []string `json:"args,omitempty"`
+	// Iface and IfaceRegex choose the interface as flanneld's flags of the
+	// same names do; empty means the interface of the default route.
+	Iface      string `json:"iface,omitempty"`
+	IfaceRegex string `json:"ifaceRegex,omitempty"`
+	// PublicIP overrides the address that peers send to.
+	PublicIP netip.Addr `json:"publicIP,omitzero"`
+	// Underlay is the interface that the choice above ought to find; the
+	// VTEP's local address, lease and MTU follow from it.
+	Underlay string `json:"underlay"`
+	// IPMasq asks for masquerading of what leaves the overlay.
+	IPMasq bool `json:"ipMasq"`
+}
+
+// Pod is one pod.
+type Pod struct {
+	Name string `json:"name"`
+	Node string `json:"node"`
+	// Address with the prefix length of the node's subnet.
+	Address  netip.Prefix `json:"address"`
+	Address6 netip.Prefix `json:"address6,omitzero"`
+	MAC      MAC          `json:"mac"`
+	// HostInterface is the name of the veth's end on the node.
+	HostInterface string `json:"hostInterface"`
+	// ContainerID is the 64 hex digits under which CNI files the pod, and
+	// SandboxID those of its network namespace, as a container engine would
+	// have made them.
+	ContainerID string `json:"containerID"`
+	SandboxID   string `json:"sandboxID"`
+}
+
+// Store is where the leases live.
+type Store struct {
+	// Type is "etcd".
+	Type string `json:"type"`
+	// Node is the node whose underlay address the store listens on.
+	Node string `json:"node"`
+	// Port is the client port.
+	Port int `json:"port"`
+	// Prefix is flannel's --etcd-prefix.
+	Prefix string `json:"prefix"`
+}
+
+// Node returns the node of that name, or nil.
+func (p *Plan) Node(name string) *Node {
+	return find(p.Nodes, func(n *Node) bool { return n.Name == name })
+}
+
+// Pod returns the pod of that name, or nil.
+func (p *Plan) Pod(name string) *Pod {
+	return find(p.Pods, func(x *Pod) bool { return x.Name == name })
+}
+
+// Segment returns the segment of that name, or nil.
+func (p *Plan) Segment(name string) *Segment {
+	return find(p.Segments, func(s *Segment) bool { return s.Name == name })
+}
+
+// PodsOn returns the pods of one node, in the plan's order.
+func (p *Plan) PodsOn(node string) []Pod {
+	return slices.DeleteFunc(slices.Clone(p.Pods), func(x Pod) bool { return x.Node != node })
+}
+
+// Interface returns the node's underlay interface of that name, or nil.
+func (n *Node) Interface(name string) *Interface {
+	return find(n.Interfaces, func(i *Interface) bool { return i.Name == name })
+}
+
+// Underlay returns the interface that the node's agent ought to use.
+func (n *Node) Underlay() *Interface { return n.Interface(n.Agent.Underlay) }
+
+// PublicIP returns the address that peers send encapsulated packets to.
+func (n *Node) PublicIP() netip.Addr {
+	if n.Agent.PublicIP.IsValid() {
+		return n.Agent.PublicIP
+	}
+	return n.Underlay().Address.Addr()
+}
+
+// Gateway returns cni0's address on the node: the first host of its subnet.
+func (n *Node) Gateway() netip.Prefix {
+	return netip.PrefixFrom(n.PodCIDR.Masked().Addr().Next(), n.PodCIDR.Bits())
+}
+
+// OverlayMTU returns the MTU in bytes of the node's pods and cni0: that of
+// the underlay (or the backend's own MTU key) less the encapsulation.
+func (p *Plan) OverlayMTU(n *Node) int {
+	mtu := p.Network.Backend.MTU
+	if mtu == 0 {
+		mtu = n.Underlay().MTU
+	}
+	return mtu - p.Network.Backend.Overhead()
+}
+
+// Overhead returns the bytes that the backend's encapsulation adds to a
+// packet, as flannel accounts for them.
+func (b Backend) Overhead() int {
+	switch b.Type {
+	case "vxlan":
+		return 50
+	case "udp":
+		return 28
+	case "ipip":
+		return 20
+	case "wireguard":
+		return 80
+	case "ipsec":
+		return 77
+	default:
+		return 0
+	}
+}
+
+func find[T any](s []T, is func(*T) bool) *T {
+	for i := range s {
+		if is(&s[i]) {
+			return &s[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package topology
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// A Provider turns a Plan into a running lab. Nothing outside a provider's
+// own package knows how: the command line and the harness see a Lab.
+type Provider interface {
+	// Name is the word that the spec's provider key uses.
+	Name() string
+	// Check says, before anything is built, what this machine lacks for the
+	// plan; its error names each missing thing and its mend.
+	Check(ctx context.Context, p *Plan) error
+	// Up builds the plan and returns when every agent's mesh is complete. On
+	// error, and when ctx ends, everything that was made is undone.
+	Up(ctx context.Context, p *Plan, o UpOptions) (Lab, error)
+	// Open joins a running lab; ErrNoLab if there is none of that name.
+	Open(ctx context.Context, name string) (Lab, error)
+	// List describes the labs that run. It clears what dead ones left behind.
+	List(ctx context.Context) ([]Status, error)
+	// Down ends a lab; ErrNoLab if there is none of that name.
+	Down(ctx context.Context, name string) error
+}
+
+// ErrNoLab says that no lab of the asked name runs.
+var ErrNoLab = errors.New("no such lab is running")
+
+// UpOptions are what a caller may ask of Up.
+type UpOptions struct {
+	// Progress, when set, is told of each phase as it begins and ends.
+	Progress func(Phase)
+}
+
+// Phase is one step of building a lab.
+type Phase struct {
+	Name string `json:"name"`
+	// Took is zero when the phase begins, and its duration when it has ended.
+	Took time.Duration `json:"took"`
+	// Detail says what was made, in a few words.
+	Detail string `json:"detail,omitempty"`
+}
+
+// A Lab is a running topology.
+type Lab interface {
+	// Plan returns the plan that the lab was built from.
+	Plan() *Plan
+	// Status describes the lab now.
+	Status(ctx context.Context) (Status, error)
+	// Namespace returns the network namespace of a node, a pod or a router,
+	// by the plan's names.
+	Namespace(name string) (Namespace, error)
+	// Close releases what the caller holds; the lab runs on.
+	Close() error
+}
+
+// Namespace is the inside of a node or pod: all that the harness knows of it
+// is that a process can run there.
+type Namespace interface {
+	// Name is the plan's name for it.
+	Name() string
+	// Run runs a process and waits for it. The exit code is meaningful when
+	// the error is nil; a process ended by signal N has 128+N, as in a shell.
+	Run(ctx context.Context, p Process) (exit int, err error)
+}
+
+// Local is what a Namespace also is when its kernel is this machine's and the
+// caller may enter it: probes then run in-process.
+type Local interface {
+	// Do calls fn on an OS thread of its own inside the namespace, and throws
+	// the thread away afterwards. Sockets that fn opens stay in the namespace.
+	Do(fn func() error) error
+	// Dial connects from inside the namespace; address holds a literal IP.
+	Dial(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Process is a command to run inside a Namespace.
+type Process struct {
+	Argv []string
+	// Env is added to the namespace's own environment.
+	Env []string
+	// Dir is the working directory; empty keeps the lab's own.
+	Dir string
+	// Stdin, Stdout and Stderr are the process's streams; nil is /dev/null.
+	// An *os.File is handed over as it is, anything else is copied.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// TTY asks for a terminal; Stdin must be an *os.File that is one.
+	TTY bool
+	// Signals, when set, are passed on to the process as they arrive.
+	Signals <-chan os.Signal
+}
+
+// Status describes a running lab.
+type Status struct {
+	Name     string    `json:"name"`
+	Provider string    `json:"provider"`
+	Created  time.Time `json:"created"`
+	// PID is the supervisor's process id on this machine, 0 where there is
+	// no supervisor.
+	PID    int           `json:"pid,omitempty"`
+	State  string        `json:"state"`
+	Nodes  int           `json:"nodes"`
+	Pods   int           `json:"pods"`
+	Phases []Phase       `json:"phases,omitempty"`
+	Agents []AgentStatus `json:"agents,omitempty"`
+	// Dir is the state folder.
+	Dir string `json:"dir,omitempty"`
+}
+
+// AgentStatus describes one node's agent.
+type AgentStatus struct {
+	Node    string    `json:"node"`
+	Command []string  `json:"command"`
+	PID     int       `json:"pid,omitempty"`
+	Started time.Time `json:"started"`
+	// Restarts counts the times that it was started again.
+	Restarts int `json:"restarts"`
+	// LastExit says how it ended the last time, empty if it never did.
+	LastExit string `json:"lastExit,omitempty"`
+	// Log is the path of what it printed.
+	Log string `json:"log,omitempty"`
+}
