@@ -30,6 +30,15 @@ type Plan struct {
 	Pods []Pod `json:"pods"`
 	// Store is where the agents' leases live.
 	Store Store `json:"store"`
+	// CNI is how pods are wired.
+	CNI CNI `json:"cni"`
+}
+
+// CNI is how pods are wired.
+type CNI struct {
+	// LegacyRecords keeps the files under /var/lib/cni in the form that they
+	// had before dual stack (flannel 0.11), which older articles show.
+	LegacyRecords bool `json:"legacyRecords,omitempty"`
 }
 
 // IPv6Mode says what the lab's kernels do with IPv6.
@@ -113,9 +122,11 @@ type Interface struct {
 type Router struct {
 	Name       string      `json:"name"`
 	Interfaces []Interface `json:"interfaces"`
+	// Routes lead to the segments that only other routers are on.
+	Routes []Route `json:"routes,omitempty"`
 }
 
-// Route is a static route of a node. A zero Dst is the default route.
+// Route is a static route of a node or router. A zero Dst is the default route.
 type Route struct {
 	Dst netip.Prefix `json:"dst,omitzero"`
 	Via netip.Addr   `json:"via"`

@@ -79,6 +79,13 @@ type Local interface {
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
 }
 
+// Joiner is what a Lab also is when its namespaces are this machine's but the
+// caller is outside: a process that is run by Join can open the lab again and
+// finds its namespaces Local.
+type Joiner interface {
+	Join(ctx context.Context, p Process) (exit int, err error)
+}
+
 // Process is a command to run inside a Namespace.
 type Process struct {
 	Argv []string

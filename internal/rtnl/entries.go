@@ -16,7 +16,8 @@ func family(a netip.Addr) byte {
 	return unix.AF_INET6
 }
 
-// AddAddr gives a link an address of global scope.
+// AddAddr gives a link an address of global scope, with the subnet's broadcast
+// address where it has one.
 func (b *Batch) AddAddr(index int, p netip.Prefix) {
 	b.addr(unix.RTM_NEWADDR, exclusiveCreation, index, p, "add")
 }
@@ -38,7 +39,18 @@ func (b *Batch) addr(typ, flags uint16, index int, p netip.Prefix, verb string) 
 	})
 	b.attr(unix.IFA_LOCAL, p.Addr().AsSlice())
 	b.attr(unix.IFA_ADDRESS, p.Addr().AsSlice())
+	if typ == unix.RTM_NEWADDR && p.Addr().Is4() && p.Bits() <= 30 {
+		b.attr(unix.IFA_BROADCAST, broadcast(p).AsSlice())
+	}
 	b.end()
+}
+
+// broadcast is the last address of an IPv4 prefix.
+func broadcast(p netip.Prefix) netip.Addr {
+	a := p.Addr().As4()
+	host := uint32(1)<<(32-p.Bits()) - 1
+	binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])|host)
+	return netip.AddrFrom4(a)
 }
 
 // Route is one unicast route of the main table.
@@ -60,6 +72,8 @@ type Route struct {
 	Protocol uint8
 	// Metric is the priority; 0 is the kernel's default for the family.
 	Metric int
+	// TOS is the type of service that the route is limited to; 0 is none.
+	TOS uint8
 }
 
 func (r Route) String() string {
@@ -84,6 +98,10 @@ func (r Route) String() string {
 func (b *Batch) AddRoute(r Route) {
 	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r, "replace")
 }
+
+// NewRoute adds a route, and fails with EEXIST where there is one of the same
+// destination and metric.
+func (b *Batch) NewRoute(r Route) { b.route(unix.RTM_NEWROUTE, exclusiveCreation, r, "add") }
 
 // DelRoute deletes a route that matches every field that is set.
 func (b *Batch) DelRoute(r Route) { b.route(unix.RTM_DELROUTE, 0, r, "del") }
@@ -112,6 +130,7 @@ func (b *Batch) route(typ, flags uint16, r Route, verb string) {
 	if r.Dst.IsValid() {
 		h[1] = byte(r.Dst.Bits())
 	}
+	h[3] = r.TOS
 	if r.Onlink {
 		binary.NativeEndian.PutUint32(h[8:], unix.RTNH_F_ONLINK)
 	}
@@ -167,6 +186,10 @@ type FDB struct {
 	MAC net.HardwareAddr
 	// Dst is the remote VTEP's underlay address.
 	Dst netip.Addr
+	// Port and VNI are those of the entry where it overrides the device's;
+	// 0 is the device's.
+	Port uint16
+	VNI  uint32
 }
 
 // AddFDB adds an entry, or replaces the destination of the MAC's entry.
@@ -184,6 +207,12 @@ func (b *Batch) fdb(typ, flags uint16, f FDB, verb string) {
 	b.attr(unix.NDA_LLADDR, f.MAC)
 	if f.Dst.IsValid() {
 		b.attr(unix.NDA_DST, f.Dst.AsSlice())
+	}
+	if f.Port != 0 {
+		b.attr16BE(unix.NDA_PORT, f.Port)
+	}
+	if f.VNI != 0 {
+		b.attr32(unix.NDA_VNI, f.VNI)
 	}
 	b.end()
 }

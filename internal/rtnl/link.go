@@ -51,12 +51,20 @@ type Vxlan struct {
 const (
 	ifaVethPeer       = 1  // VETH_INFO_PEER
 	ifaVxlanID        = 1  // IFLA_VXLAN_ID
+	ifaVxlanGroup     = 2  // IFLA_VXLAN_GROUP
 	ifaVxlanLink      = 3  // IFLA_VXLAN_LINK
 	ifaVxlanLocal     = 4  // IFLA_VXLAN_LOCAL
 	ifaVxlanLearning  = 7  // IFLA_VXLAN_LEARNING
+	ifaVxlanProxy     = 11 // IFLA_VXLAN_PROXY
+	ifaVxlanRSC       = 12 // IFLA_VXLAN_RSC
+	ifaVxlanL2Miss    = 13 // IFLA_VXLAN_L2MISS
+	ifaVxlanL3Miss    = 14 // IFLA_VXLAN_L3MISS
 	ifaVxlanPort      = 15 // IFLA_VXLAN_PORT
+	ifaVxlanGroup6    = 16 // IFLA_VXLAN_GROUP6
 	ifaVxlanLocal6    = 17 // IFLA_VXLAN_LOCAL6
-	ifaVxlanGBP       = 25 // IFLA_VXLAN_GBP
+	ifaVxlanGBP       = 23 // IFLA_VXLAN_GBP
+	ifaVxlanMetadata  = 25 // IFLA_VXLAN_COLLECT_METADATA
+	ifaVxlanGPE       = 27 // IFLA_VXLAN_GPE
 	ifaBrportHairpin  = 4  // IFLA_BRPORT_MODE
 	ifaPropList       = unix.IFLA_PROP_LIST
 	ifaAltName        = unix.IFLA_ALT_IFNAME
