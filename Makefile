@@ -1,0 +1,49 @@
+# overlab: `make lab-up` brings a lab up and shows it at work, `make test`
+# passes the tests. Both work as root and as an ordinary user.
+
+GO      ?= go
+BIN     ?= bin
+PREFIX  ?= /usr/local
+LAB     ?= default
+PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
+
+# No cgo: the programs are static, and run in whatever mount namespace a lab
+# has.
+export CGO_ENABLED = 0
+
+.PHONY: lab-up lab-down test bench lint build install clean help
+
+help: ## show what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+lab-up: build ## bring a lab up (LAB=000 for an article's) and judge it
+	@$(BIN)/overlab up $(LAB)
+	@$(BIN)/overlab test
+
+lab-down: build ## end every lab of yours
+	@$(BIN)/overlab down --all
+
+build: ## build the programs into bin/
+	@mkdir -p $(BIN)
+	@test -x $(BIN)/overlab || echo "building (the first time takes a minute or two) ..." >&2
+	@$(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/...
+
+test: build ## run the tests
+	$(GO) vet ./...
+	OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -timeout 20m ./...
+
+bench: build ## measure, each figure beside a baseline of the same run
+	OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/...
+
+lint: ## gofmt, go vet, staticcheck, golangci-lint where it is installed
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: skipped" >&2; fi
+
+install: build ## install the programs under PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin/
+
+clean: ## remove what was built
+	rm -rf $(BIN)

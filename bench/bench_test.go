@@ -1,0 +1,153 @@
+// Package bench measures overlab against what the bare kernel takes for the
+// same namespaces, links and entries, in the same run: machines are noisy, and
+// a ratio says more than a time. `make bench` runs it.
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/overlab/overlab/internal/nstest"
+	"github.com/overlab/overlab/topology"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// sizes are the labs that are measured, in nodes; each node has two pods.
+var sizes = []int{3, 16, 64}
+
+// BenchmarkUp measures `overlab up`, from exec to exit, with every agent's
+// mesh complete. The metrics are milliseconds: the whole, that of the bare
+// kernel, and their ratio; of the whole, from the agents' start to the
+// complete mesh.
+func BenchmarkUp(b *testing.B) {
+	nstest.Require(b)
+	bin := programs(b)
+	for _, nodes := range sizes {
+		b.Run(fmt.Sprintf("%dx2", nodes), func(b *testing.B) {
+			file, plan := labOf(b, nodes)
+			var up, mesh, bare, down time.Duration
+			for b.Loop() {
+				k, err := buildBare(plan)
+				if err != nil {
+					b.Fatal(err)
+				}
+				bare += k.took
+				k.close()
+				settle(b)
+
+				began := time.Now()
+				status := overlab(b, bin, "up", file, "-o", "json")
+				up += time.Since(began)
+				mesh += meshTime(b, status)
+				began = time.Now()
+				overlab(b, bin, "down")
+				down += time.Since(began)
+				settle(b)
+			}
+			n := float64(b.N)
+			ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / n }
+			b.ReportMetric(ms(up), "up-ms")
+			b.ReportMetric(ms(bare), "bare-kernel-ms")
+			b.ReportMetric(ms(up)/ms(bare), "ratio")
+			b.ReportMetric(ms(mesh), "agents-to-mesh-ms")
+			b.ReportMetric(ms(down), "down-ms")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkTest measures `overlab test`, from exec to exit.
+func BenchmarkTest(b *testing.B) {
+	nstest.Require(b)
+	bin := programs(b)
+	for _, nodes := range sizes {
+		b.Run(fmt.Sprintf("%dx2", nodes), func(b *testing.B) {
+			file, _ := labOf(b, nodes)
+			overlab(b, bin, "up", file)
+			defer settle(b)
+			defer overlab(b, bin, "down")
+			var took time.Duration
+			for b.Loop() {
+				began := time.Now()
+				overlab(b, bin, "test", "-o", "json")
+				took += time.Since(began)
+			}
+			b.ReportMetric(float64(took.Microseconds())/1000/float64(b.N), "test-ms")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// labOf writes the topology file of a lab of that many nodes.
+func labOf(b *testing.B, nodes int) (string, *topology.Plan) {
+	b.Helper()
+	text := fmt.Sprintf(`apiVersion: %s
+kind: Lab
+metadata: {name: bench}
+spec:
+  nodes:
+  - {name: master, role: control-plane}
+  - {name: node, count: %d}
+  podsPerNode: 2
+`, topology.APIVersion, nodes-1)
+	file := filepath.Join(b.TempDir(), "lab.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	spec, err := topology.Load(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	plan, err := spec.Plan()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return file, plan
+}
+
+// programs is the folder of the built programs.
+func programs(b *testing.B) string {
+	b.Helper()
+	dir := os.Getenv("OVERLAB_BIN")
+	if dir == "" {
+		b.Skip("SKIPPED, NOT MEASURED: OVERLAB_BIN names no folder with the built programs; run `make bench`")
+	}
+	b.Setenv("OVERLAB_STATE_DIR", b.TempDir())
+	return dir
+}
+
+// overlab runs a command and returns what it printed.
+func overlab(b *testing.B, bin string, args ...string) []byte {
+	b.Helper()
+	cmd := exec.Command(filepath.Join(bin, "overlab"), args...)
+	var out, progress bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &progress
+	if err := cmd.Run(); err != nil {
+		b.Fatalf("overlab %v: %v\n%s%s", args, err, progress.Bytes(), out.Bytes())
+	}
+	return out.Bytes()
+}
+
+// meshTime is the time from the start of the agents to the complete mesh.
+func meshTime(b *testing.B, status []byte) time.Duration {
+	b.Helper()
+	var s topology.Status
+	if err := json.Unmarshal(status, &s); err != nil {
+		b.Fatal(err)
+	}
+	var sum time.Duration
+	for _, p := range s.Phases {
+		switch p.Name {
+		case "agents", "pods", "mesh": // pods are wired while the mesh forms
+			sum += p.Took
+		}
+	}
+	return sum
+}

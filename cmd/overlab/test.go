@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/overlab/overlab/harness/report"
+	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/scenarios/checks"
+	"github.com/overlab/overlab/topology"
+	"github.com/overlab/overlab/topology/netns"
+)
+
+// testFlags are the flags of `overlab test`.
+type testFlags struct {
+	name     string
+	skip     []string
+	levels   []string
+	profiles []string
+	evidence string
+	list     bool
+	scale    float64
+	frames   int
+	output   *format
+}
+
+func (c command) test() *cobra.Command {
+	var f testFlags
+	cmd := &cobra.Command{
+		Use:   "test [CHECK…]",
+		Short: "Judge a running lab by the conformance catalogue",
+		Long: `Test runs the conformance checks against a running lab and prints a verdict for
+each, with its evidence: numbers, frames, dumps. CHECK is a regular expression
+that an identifier begins with: TTL, WF-0[12].
+
+It exits with 0 if all passed, 1 if a check failed, 2 if the lab or the usage is
+broken, and 3 if nothing ran or all was inconclusive.`,
+		Example: `  overlab test
+  overlab test TTL MTU --evidence /tmp/report
+  overlab test -o json > report.json`,
+		ValidArgsFunction: completeChecks,
+	}
+	c.nameFlag(cmd, &f.name)
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information")
+	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
+	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
+	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
+	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
+	flags.IntVar(&f.frames, "frames", 0, "how many captured packets to show (-1: all)")
+	f.output = outputFlag(cmd, "text", "json")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		s, err := suite.New(checks.All())
+		if err != nil {
+			return err
+		}
+		selection := f.selection(args)
+		if f.list {
+			return c.listChecks(s, selection, f.output)
+		}
+		// Refuse a wrong selection before the lab is looked for.
+		if _, err := s.Select(selection); err != nil {
+			return err
+		}
+		lab, err := c.open(cmd.Context(), f.name)
+		if err != nil {
+			return err
+		}
+		defer lab.Close()
+		if outside, ok := lab.(topology.Joiner); ok && !netns.Inside() {
+			return c.testInside(cmd.Context(), outside, lab, f, cmd.Flags().Args())
+		}
+		return c.runTests(cmd.Context(), s, lab, f, selection)
+	}
+	return cmd
+}
+
+func (f *testFlags) selection(only []string) suite.Selection {
+	s := suite.Selection{Only: only, Skip: f.skip, Profiles: f.profiles}
+	for _, l := range f.levels {
+		s.Levels = append(s.Levels, suite.Level(l))
+	}
+	return s
+}
+
+// testInside runs this same command inside the lab, where its namespaces can
+// be entered, and fetches the evidence that it leaves in the state folder.
+func (c command) testInside(ctx context.Context, lab topology.Joiner, status topology.Lab, f testFlags, checks []string) error {
+	argv := []string{netns.Self, "test", "-o", f.output.value,
+		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames)}
+	for name, values := range map[string][]string{"skip": f.skip, "level": f.levels, "profile": f.profiles} {
+		for _, v := range values {
+			argv = append(argv, "--"+name+"="+v)
+		}
+	}
+	argv = append(append(argv, "--"), checks...)
+	code, err := c.attached(topology.Process{Argv: argv, Env: os.Environ(), Dir: "/"}, func(p topology.Process) (int, error) {
+		p.TTY = false // it needs no terminal of its own, and prints to ours
+		return lab.Join(context.WithoutCancel(ctx), p)
+	})
+	if err != nil {
+		return err
+	}
+	if f.evidence != "" && code != exitBroken {
+		s, err := status.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if err := copyEvidence(f.evidence, filepath.Join(s.Dir, netns.ReportFolder)); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.err, "evidence in %s\n", f.evidence)
+	}
+	if code != 0 {
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+// copyEvidence copies a report's folder into dir, over an older report there.
+func copyEvidence(dir, from string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the folder of the evidence: %w", err)
+	}
+	return filepath.WalkDir(from, func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("copy the evidence: %w", err)
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return fmt.Errorf("copy the evidence: %w", err)
+		}
+		to := filepath.Join(dir, name)
+		if entry.IsDir() {
+			return os.MkdirAll(to, 0o755)
+		}
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(to, b, 0o644)
+		}
+		if err != nil {
+			return fmt.Errorf("copy the evidence: %w", err)
+		}
+		return nil
+	})
+}
+
+// runTests runs the checks, with the lab's namespaces within reach.
+func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab, f testFlags, selection suite.Selection) error {
+	if f.scale <= 0 {
+		return fmt.Errorf("--timeout-scale=%g: it must be above 0", f.scale)
+	}
+	o := suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale)}
+	list, err := s.Select(selection)
+	if err != nil {
+		return err
+	}
+	progress := newProgress(c.streams.err, len(list))
+	o.OnStart, o.OnResult = progress.started, progress.ended
+	results, err := s.Run(ctx, lab, o)
+	progress.clear()
+	if err != nil {
+		return err
+	}
+	if err := c.keepEvidence(results); err != nil {
+		return err
+	}
+	if f.output.value == "json" {
+		err = report.JSON(c.out, results)
+	} else {
+		err = report.Text(c.out, results, report.TextOptions{Color: colours(c.out), Frames: f.frames})
+	}
+	if err != nil {
+		return err
+	}
+	if code := results.ExitCode(); code != exitPassed {
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+// keepEvidence replaces the last report in the lab's state folder.
+func (command) keepEvidence(r *suite.Results) error {
+	dir := netns.InsideReports()
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove the last report: %w", err)
+	}
+	_, err := report.Evidence(dir, r)
+	return err
+}
+
+// colours reports whether w wants colours.
+func colours(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+func (c command) listChecks(s *suite.Suite, selection suite.Selection, out *format) error {
+	list, err := s.Select(selection)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		return errors.New("no check is chosen")
+	}
+	if out.value == "json" {
+		type row struct {
+			ID       string   `json:"id"`
+			Level    string   `json:"level"`
+			Title    string   `json:"title"`
+			Source   string   `json:"source"`
+			Profiles []string `json:"profiles"`
+			Disturbs bool     `json:"disturbs,omitempty"`
+		}
+		rows := make([]row, len(list))
+		for i, k := range list {
+			rows[i] = row{k.ID, string(k.Level), k.Title, k.Source, k.Profiles, k.Disturbs}
+		}
+		return out.encode(c.out, struct {
+			APIVersion string `json:"apiVersion"`
+			Checks     []row  `json:"checks"`
+		}{topology.APIVersion, rows})
+	}
+	t := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "CHECK\tLEVEL\tWHAT IS TRUE WHEN IT PASSES")
+	for _, k := range list {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", k.ID, k.Level, k.Title)
+	}
+	return t.Flush()
+}
+
+func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	var ids []string
+	for _, k := range checks.All() {
+		ids = append(ids, k.ID+"\t"+k.Title)
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+// progress is the line that tells on a terminal what is being checked.
+type progress struct {
+	w           io.Writer
+	done, total int
+	since       time.Time
+}
+
+func newProgress(w io.Writer, total int) *progress {
+	if !isTerminal(w) {
+		w = nil
+	}
+	return &progress{w: w, total: total, since: time.Now()}
+}
+
+func (p *progress) started(k suite.Check) {
+	if p.w != nil {
+		fmt.Fprintf(p.w, "\r\x1b[K%d/%d  %s  %s", p.done, p.total, k.ID, k.Title)
+	}
+}
+
+func (p *progress) ended(suite.Result) { p.done++ }
+
+func (p *progress) clear() {
+	if p.w != nil {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/overlab/overlab/topology"
+	"github.com/overlab/overlab/topology/netns"
+)
+
+func (c command) up() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "up [LAB|FILE]",
+		Short: "Bring a lab up",
+		Long: `Up builds a lab from a topology file, or one of the labs that ship, and
+returns when every node's agent has programmed its mesh.
+
+Nothing on this machine changes: the lab lives in namespaces of its own, and
+goes without a trace with ` + "`overlab down`" + `, or if its supervisor is killed.`,
+		Example: `  overlab up                a master and two workers, two pods on each
+  overlab up 000            the lab of a seed article
+  overlab up my-lab.yaml`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeSpecs,
+	}
+	cmd.Flags().StringVar(&name, "name", "", "call the lab so, in place of metadata.name")
+	out := outputFlag(cmd, "table", "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		began := time.Now()
+		plan, err := load(first(args), name)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.err, "lab %s: %s\n", plan.Name, summary(plan))
+		lab, err := c.provider.Up(cmd.Context(), plan, topology.UpOptions{Progress: phasePrinter(c.err)})
+		if errors.Is(err, netns.ErrRunning) {
+			return fmt.Errorf("%w: `overlab down %s` ends it, `overlab up --name OTHER` brings another up beside it", err, plan.Name)
+		}
+		if err != nil {
+			return err
+		}
+		defer lab.Close()
+		fmt.Fprintf(c.err, "up in %.2f s\n", time.Since(began).Seconds())
+		if out.value == "table" {
+			c.suggest(plan)
+			return nil
+		}
+		status, err := lab.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return out.encode(c.out, status)
+	}
+	return cmd
+}
+
+// suggest names the commands that a newcomer would want next.
+func (c command) suggest(p *topology.Plan) {
+	node := p.Nodes[min(1, len(p.Nodes)-1)].Name
+	fmt.Fprintf(c.out, `
+next:
+  overlab test            judge it: pings, TTLs, MTU, a captured packet
+  overlab shell %-9s look around: ip route, bridge fdb, tcpdump
+`, node)
+	if from, to := twoPods(p); from != nil {
+		fmt.Fprintf(c.out, "  overlab exec %s -- ping -c3 %s\n", from.Name, to.Address.Addr())
+	}
+	fmt.Fprintf(c.out, "  overlab down\n")
+}
+
+// twoPods are two pods on different nodes, workers' before the master's.
+func twoPods(p *topology.Plan) (from, to *topology.Pod) {
+	for i := len(p.Pods) - 1; i >= 0; i-- {
+		switch pod := &p.Pods[i]; {
+		case to == nil:
+			to = pod
+		case pod.Node != to.Node:
+			for from = pod; i > 0 && p.Pods[i-1].Node == from.Node; i-- {
+				from = &p.Pods[i-1]
+			}
+			return from, to
+		}
+	}
+	return nil, nil
+}
+
+func summary(p *topology.Plan) string {
+	under := ""
+	for i, s := range p.Segments {
+		if i == 3 {
+			under += fmt.Sprintf(" and %d more", len(p.Segments)-i)
+			break
+		}
+		if i > 0 {
+			under += ", "
+		}
+		under += s.CIDR.String()
+	}
+	return fmt.Sprintf("%d nodes, %d pods, %s %s over %s", len(p.Nodes), len(p.Pods), p.Network.Backend.Type, p.Network.Network, under)
+}
+
+// phasePrinter prints a line for each phase as it ends.
+func phasePrinter(w io.Writer) func(topology.Phase) {
+	return func(p topology.Phase) {
+		if p.Took > 0 {
+			fmt.Fprintf(w, "  %-10s %6.1f ms  %s\n", p.Name, float64(p.Took.Microseconds())/1000, p.Detail)
+		}
+	}
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}

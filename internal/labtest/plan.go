@@ -1,0 +1,59 @@
+// Package labtest builds small overlay networks for the harness's own tests:
+// namespaces, a bridge for an underlay, and a VXLAN mesh that is programmed
+// entry by entry, with no agent. So the harness is tried against a lab that
+// shares nothing with the agent that it will judge.
+package labtest
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/overlab/overlab/topology"
+)
+
+// Plan returns a plan of the default lab's shape: a master and workers, pods
+// on each node, one underlay segment whose links have the MTU in bytes.
+func Plan(nodes, pods, mtu int) *topology.Plan {
+	p := &topology.Plan{
+		APIVersion: "overlab/v1alpha1", Name: "labtest", Provider: "labtest", IPv6: topology.IPv6Off,
+		Network: topology.NetConf{
+			EnableIPv4: true,
+			Network:    netip.MustParsePrefix("10.244.0.0/16"),
+			SubnetLen:  24,
+			SubnetMin:  netip.MustParseAddr("10.244.0.0"),
+			SubnetMax:  netip.MustParseAddr("10.244.255.0"),
+			Backend:    topology.Backend{Type: "vxlan", VNI: 1, Port: 8472},
+		},
+		Segments: []topology.Segment{{Name: "lan", Bridge: "lan", CIDR: netip.MustParsePrefix("172.16.1.0/24"), MTU: mtu}},
+		Store:    topology.Store{Type: "etcd", Node: "master", Port: 2379, Prefix: "/coreos.com/network"},
+	}
+	for i := range nodes {
+		name, role := "master", topology.ControlPlane
+		if i > 0 {
+			name, role = fmt.Sprintf("node-%d", i), topology.Worker
+		}
+		node := topology.Node{
+			Name: name, Role: role,
+			Interfaces: []topology.Interface{{
+				Name: "ens3", Port: name, Segment: "lan", MTU: mtu,
+				Address: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, 1, byte(8 + i)}), 24),
+				MAC:     topology.DeriveMAC(name, "ens3"),
+			}},
+			PodCIDR:   netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24),
+			Agent:     topology.Agent{Underlay: "ens3"},
+			VtepMAC:   topology.DeriveMAC(name, "vtep"),
+			BridgeMAC: topology.DeriveMAC(name, "cni0"),
+		}
+		p.Nodes = append(p.Nodes, node)
+		for j := range pods {
+			pod := fmt.Sprintf("%s-pod-%d", name, j+1)
+			p.Pods = append(p.Pods, topology.Pod{
+				Name: pod, Node: name,
+				Address:       netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), byte(2 + j)}), 24),
+				MAC:           topology.DeriveMAC(pod, "eth0"),
+				HostInterface: fmt.Sprintf("veth%08x", i<<8|j),
+			})
+		}
+	}
+	return p
+}

@@ -1,0 +1,58 @@
+package labs
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestEveryLabExpands(t *testing.T) {
+	all := All()
+	if len(all) != 6 {
+		t.Fatalf("%d labs ship, want default and five articles", len(all))
+	}
+	for _, l := range all {
+		t.Run(l.Name, func(t *testing.T) {
+			spec, err := Load(l.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan, err := spec.Plan()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if plan.Name != l.Label() {
+				t.Errorf("metadata.name is %s; the folder's label is %s, and they ought to be one", plan.Name, l.Label())
+			}
+			if l.Title == "" || strings.HasPrefix(l.Title, "#") || !strings.HasPrefix(l.Readme, "# ") {
+				t.Errorf("README.md does not begin with a heading: %.40q", l.Readme)
+			}
+		})
+	}
+}
+
+func TestFind(t *testing.T) {
+	for name, want := range map[string]string{
+		"000":            "000-vxlan-walk",
+		"000-vxlan-walk": "000-vxlan-walk",
+		"vxlan-walk":     "000-vxlan-walk",
+		"default":        "default",
+		"ttl":            "002-ttl",
+		"004":            "004-model",
+	} {
+		l, err := Find(name)
+		if err != nil || l.Name != want {
+			t.Errorf("Find(%q) = %s, %v; want %s", name, l.Name, err, want)
+		}
+	}
+	for name, want := range map[string]string{
+		"vxlan-wlak": "did you mean vxlan-walk?",
+		"005":        "there are 000-vxlan-walk, 001-two-nics",
+		"":           "there are 000-vxlan-walk, 001-two-nics",
+		"nothing":    "there are 000-vxlan-walk, 001-two-nics",
+	} {
+		_, err := Find(name)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Find(%q): %v; want an error with %q", name, err, want)
+		}
+	}
+}

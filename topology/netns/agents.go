@@ -1,0 +1,191 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlab/overlab/topology"
+)
+
+// healthzPort is where every agent answers /healthz and /readyz, on loopback
+// inside its node.
+const healthzPort = 8471
+
+// Restart waits of an agent that ends by itself: the first is short, so that
+// a killed agent is back before a workshop notices, and they double.
+const (
+	restartFirst = 50 * time.Millisecond
+	restartMost  = 5 * time.Second
+)
+
+// agentArgs are the arguments of a node's agent. They are flanneld's, so that
+// any agent with flanneld's command line fits.
+func agentArgs(p *topology.Plan, n *topology.Node) []string {
+	args := []string{
+		"--etcd-endpoints=" + endpoint(p),
+		"--etcd-prefix=" + p.Store.Prefix,
+		fmt.Sprintf("--ip-masq=%t", n.Agent.IPMasq),
+		"--healthz-ip=127.0.0.1",
+		fmt.Sprintf("--healthz-port=%d", healthzPort),
+	}
+	if n.Agent.Iface != "" {
+		args = append(args, "--iface="+n.Agent.Iface)
+	}
+	if n.Agent.IfaceRegex != "" {
+		args = append(args, "--iface-regex="+n.Agent.IfaceRegex)
+	}
+	if n.Agent.PublicIP.IsValid() {
+		args = append(args, "--public-ip="+n.Agent.PublicIP.String())
+	}
+	return append(args, n.Agent.Args...)
+}
+
+// agentCommand is a node's whole command line; bundled is the path of
+// overlabd.
+func agentCommand(p *topology.Plan, n *topology.Node, bundled string) []string {
+	command := n.Agent.Command
+	if len(command) == 0 {
+		command = []string{bundled}
+	}
+	return append(append([]string{}, command...), agentArgs(p, n)...)
+}
+
+// agent runs one node's agent, and runs it again when it ends.
+type agent struct {
+	node  string
+	argv  []string
+	log   string
+	space *space
+	procs *processes
+	lab   string
+
+	mu     sync.Mutex
+	status topology.AgentStatus
+	// onExit is told of each exit.
+	onExit func(error)
+}
+
+func newAgent(p *topology.Plan, n *topology.Node, s *space, procs *processes, bundled string, onExit func(error)) *agent {
+	a := &agent{
+		node: n.Name, argv: agentCommand(p, n, bundled), lab: p.Name,
+		log: filepath.Join(logsFolder, "agent-"+n.Name+".log"), space: s, procs: procs, onExit: onExit,
+	}
+	a.status = topology.AgentStatus{Node: n.Name, Command: a.argv, Log: a.log}
+	return a
+}
+
+// start starts the agent and keeps it running for the rest of the lab's life.
+func (a *agent) start() error {
+	c, err := a.launch()
+	if err != nil {
+		return err
+	}
+	go a.keep(c)
+	return nil
+}
+
+// launch starts one process of the agent, on its node.
+func (a *agent) launch() (*child, error) {
+	out, err := os.OpenFile(a.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the log of node %s's agent: %w", a.node, err)
+	}
+	defer out.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+	}
+	defer null.Close()
+	var c *child
+	err = a.space.set.Do(func() error {
+		env := environment(os.Environ(), a.node, a.lab)
+		c, err = a.procs.start(a.argv, env, "/", []*os.File{null, out, out}, &syscall.SysProcAttr{Setsid: true})
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, errNoProgram) || errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("node %s's agent: %w", a.node, err)
+		}
+		return nil, fmt.Errorf("start node %s's agent: %w", a.node, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.status.PID, a.status.Started = c.pid, time.Now()
+	return c, nil
+}
+
+// keep waits for the agent to end and starts it again.
+func (a *agent) keep(c *child) {
+	wait := restartFirst
+	for {
+		began := time.Now()
+		how := describeExit(<-c.exited)
+		a.mu.Lock()
+		a.status.PID, a.status.LastExit = 0, how
+		a.mu.Unlock()
+		a.onExit(fmt.Errorf("node %s's agent ended (%s); %s", a.node, how, a.logTail()))
+		if time.Since(began) > restartMost {
+			wait = restartFirst // it ran well for a while
+		}
+		for {
+			time.Sleep(wait)
+			wait = min(2*wait, restartMost)
+			next, err := a.launch()
+			if err == nil {
+				c = next
+				break
+			}
+		}
+		a.mu.Lock()
+		a.status.Restarts++
+		a.mu.Unlock()
+	}
+}
+
+// Status describes the agent now.
+func (a *agent) Status() topology.AgentStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.status
+}
+
+// kill ends the running process; it is started again.
+func (a *agent) kill(ctx context.Context) error {
+	before := a.Status()
+	if before.PID == 0 {
+		return fmt.Errorf("node %s's agent is not running (%s)", a.node, before.LastExit)
+	}
+	if err := unix.Kill(before.PID, unix.SIGKILL); err != nil {
+		return fmt.Errorf("kill node %s's agent: %w", a.node, err)
+	}
+	for {
+		if now := a.Status(); now.PID != 0 && now.PID != before.PID {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("node %s's agent did not come back: %w", a.node, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// logTail returns the last lines that the agent printed, for an error.
+func (a *agent) logTail() string {
+	b, err := os.ReadFile(a.log)
+	if err != nil || len(b) == 0 {
+		return "it printed nothing"
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return "it printed:\n    " + strings.Join(lines[max(0, len(lines)-5):], "\n    ")
+}

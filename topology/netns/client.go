@@ -1,0 +1,252 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/overlab/overlab/topology"
+)
+
+// ErrNotFound says that the program to run is in no folder of the lab's PATH.
+var ErrNotFound = errors.New("not found")
+
+// ask sends a request that has one answer.
+func ask(dir string, req request) (*response, error) {
+	p, err := dial(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer p.conn.Close()
+	if err := p.send(req); err != nil {
+		return nil, err
+	}
+	var resp response
+	if _, err := p.receive(&resp); err != nil {
+		return nil, err
+	}
+	if resp.Error != "" {
+		return nil, errors.New(resp.Error)
+	}
+	return &resp, nil
+}
+
+// runIn runs a process in a namespace of the lab whose state folder is dir.
+func runIn(ctx context.Context, dir, space string, proc topology.Process) (int, error) {
+	s, err := newStreams(proc)
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	p, err := dial(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer p.conn.Close()
+	req := request{Op: opRun, Space: space, Argv: proc.Argv, Env: proc.Env, Dir: proc.Dir, TTY: proc.TTY}
+	if err := p.send(req, s.theirs...); err != nil {
+		return 0, err
+	}
+	s.handOver()
+
+	answered := make(chan struct{})
+	var resp response
+	var readErr error
+	go func() {
+		defer close(answered)
+		_, readErr = p.receive(&resp)
+	}()
+	for {
+		select {
+		case sig := <-proc.Signals:
+			if n, ok := sig.(syscall.Signal); ok {
+				// A process that has just ended is no error of the signal.
+				_ = p.send(signalMessage{Signal: int(n)})
+			}
+		case <-ctx.Done():
+			p.conn.Close() // the supervisor ends what runs for us
+			<-answered
+			return 0, fmt.Errorf("run %s: %w", proc.Argv[0], context.Cause(ctx))
+		case <-answered:
+			s.finish()
+			switch {
+			case readErr != nil:
+				return 0, fmt.Errorf("run %s: the lab went away: %w", proc.Argv[0], readErr)
+			case resp.NotFound:
+				return 0, fmt.Errorf("%s: %w", resp.Error, ErrNotFound)
+			case resp.Error != "":
+				return 0, errors.New(resp.Error)
+			}
+			return resp.Exit, nil
+		}
+	}
+}
+
+// streams connects a caller's streams to a process in the lab. A file is
+// handed over; any other reader or writer is copied through a pipe; a terminal
+// is stood in for by one of the process's own.
+type streams struct {
+	theirs []*os.File // the process's ends, in the order of descriptors
+	owned  []*os.File // closed once the process has them
+	copies sync.WaitGroup
+	start  []func()
+	stop   []func()
+}
+
+func newStreams(proc topology.Process) (*streams, error) {
+	s := new(streams)
+	if proc.TTY {
+		return s, s.terminal(proc)
+	}
+	in, err := s.input(proc.Stdin)
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	out, err := s.output(proc.Stdout)
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	errOut, err := s.output(proc.Stderr)
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.theirs = []*os.File{in, out, errOut}
+	return s, nil
+}
+
+func (s *streams) own(f *os.File) *os.File {
+	s.owned = append(s.owned, f)
+	return f
+}
+
+func (s *streams) input(r io.Reader) (*os.File, error) {
+	switch r := r.(type) {
+	case nil:
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+		}
+		return s.own(f), nil
+	case *os.File:
+		return r, nil
+	}
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe: %w", err)
+	}
+	s.own(pr)
+	s.start = append(s.start, func() {
+		go func() { // ends when the reader does or the process stops reading
+			defer pw.Close()
+			_, _ = io.Copy(pw, r)
+		}()
+	})
+	return pr, nil
+}
+
+func (s *streams) output(w io.Writer) (*os.File, error) {
+	switch w := w.(type) {
+	case nil:
+		f, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+		}
+		return s.own(f), nil
+	case *os.File:
+		return w, nil
+	}
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe: %w", err)
+	}
+	s.own(pw)
+	s.copies.Add(1)
+	s.start = append(s.start, func() {
+		go func() {
+			defer s.copies.Done()
+			defer pr.Close()
+			_, _ = io.Copy(w, pr)
+		}()
+	})
+	return pw, nil
+}
+
+// terminal makes a terminal for the process, of the size of the caller's, and
+// puts the caller's in raw mode.
+func (s *streams) terminal(proc topology.Process) error {
+	ours, ok := proc.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(ours.Fd())) {
+		return errors.New("a terminal was asked for, but standard input is none")
+	}
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("make a terminal: %w", err)
+	}
+	s.own(slave)
+	s.theirs = []*os.File{slave, slave, slave}
+	_ = pty.InheritSize(ours, master)
+	before, err := term.MakeRaw(int(ours.Fd()))
+	if err != nil {
+		return errors.Join(fmt.Errorf("set the terminal up: %w", err), master.Close(), slave.Close())
+	}
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, unix.SIGWINCH)
+	s.stop = append(s.stop, func() {
+		signal.Stop(resized)
+		close(resized)
+		_ = term.Restore(int(ours.Fd()), before)
+		master.Close()
+	})
+	out := proc.Stdout
+	if out == nil {
+		out = ours
+	}
+	s.copies.Add(1)
+	s.start = append(s.start, func() {
+		go func() {
+			for range resized {
+				_ = pty.InheritSize(ours, master)
+			}
+		}()
+		go func() { _, _ = io.Copy(master, ours) }()
+		go func() { // ends with EIO when the process's side is closed
+			defer s.copies.Done()
+			_, _ = io.Copy(out, master)
+		}()
+	})
+	return nil
+}
+
+// handOver begins to copy, and lets go of the ends that the process now has.
+func (s *streams) handOver() {
+	for _, start := range s.start {
+		start()
+	}
+	for _, f := range s.owned {
+		f.Close()
+	}
+	s.owned = nil
+}
+
+// finish waits until everything that the process printed is copied.
+func (s *streams) finish() { s.copies.Wait() }
+
+func (s *streams) close() error {
+	for _, f := range s.owned {
+		f.Close()
+	}
+	for _, stop := range s.stop {
+		stop()
+	}
+	s.stop = nil
+	return nil
+}

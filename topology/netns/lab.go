@@ -1,0 +1,157 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/overlab/overlab/internal/netns"
+	"github.com/overlab/overlab/topology"
+)
+
+// insideEnv names the lab that a process runs inside of. There, namespaces are
+// local: their descriptors lie under /run/overlab/ns.
+const insideEnv = "OVERLAB_INSIDE"
+
+// Inside reports whether this process was run by Join.
+func Inside() bool { return os.Getenv(insideEnv) != "" }
+
+// ReportFolder is where, in the state folder, the last report's evidence lies.
+const ReportFolder = "report"
+
+// InsideReports is that folder as processes inside the lab see it.
+func InsideReports() string { return stateLink + "/" + ReportFolder }
+
+// outsideLab is a running lab as a process of the host sees it: it can run
+// processes inside, and cannot enter.
+type outsideLab struct {
+	plan *topology.Plan
+	dir  string
+}
+
+func openOutside(st state) (*outsideLab, error) {
+	p, err := readPlan(st.path(planFile))
+	if err != nil {
+		return nil, err
+	}
+	return &outsideLab{plan: p, dir: st.dir}, nil
+}
+
+// Plan implements topology.Lab.
+func (l *outsideLab) Plan() *topology.Plan { return l.plan }
+
+// Close implements topology.Lab.
+func (*outsideLab) Close() error { return nil }
+
+// Status implements topology.Lab.
+func (l *outsideLab) Status(context.Context) (topology.Status, error) {
+	s, err := state{name: l.plan.Name, dir: l.dir}.status()
+	if err != nil {
+		return topology.Status{}, err
+	}
+	return *s, nil
+}
+
+// RestartAgent kills a node's agent and returns when it has been started
+// again.
+func (l *outsideLab) RestartAgent(_ context.Context, node string) error {
+	_, err := ask(l.dir, request{Op: opRestart, Node: node})
+	return err
+}
+
+// Namespace implements topology.Lab.
+func (l *outsideLab) Namespace(name string) (topology.Namespace, error) {
+	if err := known(l.plan, name); err != nil {
+		return nil, err
+	}
+	return &remoteNamespace{dir: l.dir, name: name}, nil
+}
+
+// Join implements topology.Joiner: the process runs in the lab's own
+// namespaces, where Open gives a lab whose namespaces are topology.Local.
+func (l *outsideLab) Join(ctx context.Context, p topology.Process) (int, error) {
+	p.Env = append(append([]string{}, p.Env...), insideEnv+"="+l.plan.Name)
+	return runIn(ctx, l.dir, "", p)
+}
+
+// Self is the path of the supervisor's own program inside the lab.
+const Self = "/proc/1/exe"
+
+// known returns an error that lists what there is, if nothing is named so.
+func known(p *topology.Plan, name string) error {
+	if p.Node(name) != nil || p.Pod(name) != nil || name == underlayName {
+		return nil
+	}
+	names := ""
+	for i := range p.Routers {
+		if p.Routers[i].Name == name {
+			return nil
+		}
+		names += " " + p.Routers[i].Name
+	}
+	for i := range p.Pods {
+		names = " " + p.Pods[len(p.Pods)-1-i].Name + names
+	}
+	for i := range p.Nodes {
+		names = " " + p.Nodes[len(p.Nodes)-1-i].Name + names
+	}
+	return fmt.Errorf("lab %s has no node or pod %q; it has%s", p.Name, name, names)
+}
+
+// remoteNamespace is a namespace seen from the host.
+type remoteNamespace struct{ dir, name string }
+
+// Name implements topology.Namespace.
+func (n *remoteNamespace) Name() string { return n.name }
+
+// Run implements topology.Namespace.
+func (n *remoteNamespace) Run(ctx context.Context, p topology.Process) (int, error) {
+	return runIn(ctx, n.dir, n.name, p)
+}
+
+// insideLab is the lab that the process runs inside of.
+type insideLab struct{ outsideLab }
+
+func openInside() (*insideLab, error) {
+	p, err := readPlan(stateLink + "/" + planFile)
+	if err != nil {
+		return nil, err
+	}
+	return &insideLab{outsideLab{plan: p, dir: stateLink}}, nil
+}
+
+// Namespace implements topology.Lab; the result is topology.Local.
+func (l *insideLab) Namespace(name string) (topology.Namespace, error) {
+	if err := known(l.plan, name); err != nil {
+		return nil, err
+	}
+	mount := nsPath(name, "mnt")
+	if _, err := os.Lstat(mount); err != nil {
+		mount = "" // the underlay and routers have no files of their own
+	}
+	set, err := netns.Open(nsPath(name, "net"), mount, nsPath(name, "uts"))
+	if err != nil {
+		return nil, err
+	}
+	return &localNamespace{remoteNamespace{dir: l.dir, name: name}, set}, nil
+}
+
+// localNamespace is a namespace that the process may enter.
+type localNamespace struct {
+	remoteNamespace
+	set *netns.Set
+}
+
+var _ topology.Local = (*localNamespace)(nil)
+
+// Do implements topology.Local.
+func (n *localNamespace) Do(fn func() error) error { return n.set.Do(fn) }
+
+// Dial implements topology.Local.
+func (n *localNamespace) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return n.set.Dial(ctx, network, address)
+}
+
+// Close lets go of the namespace.
+func (n *localNamespace) Close() error { return n.set.Close() }

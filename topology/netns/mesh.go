@@ -1,0 +1,138 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlab/overlab/topology"
+)
+
+// meshTimeout is how long agents may take to form the mesh.
+const meshTimeout = 60 * time.Second
+
+// meshWatch tells when a node's kernel has a route to every other node's
+// subnet. Agents program a peer's route last (flannel's order is neighbour,
+// FDB, route), so the routes' presence means that the mesh is complete. It
+// asks the kernel and not the agent, so it is the same for any agent.
+type meshWatch struct {
+	node    string
+	missing map[netip.Prefix]bool
+	updates chan netlink.RouteUpdate
+	stop    chan struct{}
+}
+
+// watchMesh begins to watch a node before its agent starts.
+func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error) {
+	w := &meshWatch{node: n.Name, missing: map[netip.Prefix]bool{}, updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{})}
+	for i := range p.Nodes {
+		if p.Nodes[i].Name != n.Name {
+			w.missing[p.Nodes[i].PodCIDR] = true
+		}
+	}
+	err := s.set.Do(func() error {
+		return netlink.RouteSubscribeWithOptions(w.updates, w.stop, netlink.RouteSubscribeOptions{ListExisting: true})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch the routes of node %s: %w", n.Name, err)
+	}
+	return w, nil
+}
+
+// wait returns when no peer is missing.
+func (w *meshWatch) wait(ctx context.Context) error {
+	defer close(w.stop)
+	for len(w.missing) > 0 {
+		select {
+		case u, open := <-w.updates:
+			if !open {
+				return fmt.Errorf("watch the routes of node %s: the kernel closed the subscription", w.node)
+			}
+			w.note(u)
+		case <-ctx.Done():
+			return fmt.Errorf("node %s has no route to %s: %w", w.node, w.first(), context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+func (w *meshWatch) note(u netlink.RouteUpdate) {
+	if u.Dst == nil {
+		return
+	}
+	addr, ok := netip.AddrFromSlice(u.Dst.IP)
+	if !ok {
+		return
+	}
+	ones, _ := u.Dst.Mask.Size()
+	dst := netip.PrefixFrom(addr.Unmap(), ones)
+	if u.Type == unix.RTM_NEWROUTE {
+		delete(w.missing, dst)
+	}
+}
+
+func (w *meshWatch) first() netip.Prefix {
+	all := make([]netip.Prefix, 0, len(w.missing))
+	for p := range w.missing {
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return all[0]
+}
+
+// subnetFiles tells when agents have written their subnet.env, from which on
+// pods can be wired.
+type subnetFiles struct {
+	watcher *fsnotify.Watcher
+}
+
+// watchSubnetFiles begins to watch every node's /run/flannel.
+func watchSubnetFiles(p *topology.Plan) (*subnetFiles, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch for subnet.env: %w", err)
+	}
+	for i := range p.Nodes {
+		dir := nodeFolder(p.Nodes[i].Name, "run/flannel")
+		if err := w.Add(dir); err != nil {
+			w.Close()
+			return nil, fmt.Errorf("watch for subnet.env in %s: %w", dir, err)
+		}
+	}
+	return &subnetFiles{watcher: w}, nil
+}
+
+// each calls found once for each node whose file has appeared, until all have.
+func (f *subnetFiles) each(ctx context.Context, p *topology.Plan, found func(node string) error) error {
+	waiting := map[string]bool{}
+	for i := range p.Nodes {
+		waiting[p.Nodes[i].Name] = true
+	}
+	for len(waiting) > 0 {
+		select {
+		case e := <-f.watcher.Events:
+			node := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(e.Name))))
+			if filepath.Base(e.Name) != "subnet.env" || !e.Has(fsnotify.Create) || !waiting[node] {
+				continue
+			}
+			delete(waiting, node)
+			if err := found(node); err != nil {
+				return err
+			}
+		case err := <-f.watcher.Errors:
+			return fmt.Errorf("watch for subnet.env: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("wait for subnet.env: %w", context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+func (f *subnetFiles) close() error { return f.watcher.Close() }

@@ -1,0 +1,58 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/overlab/overlab/agent/cni"
+	"github.com/overlab/overlab/topology"
+)
+
+// wirePods wires each node's pods as soon as its agent has written subnet.env.
+func (l *lab) wirePods(ctx context.Context, files *subnetFiles) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, meshTimeout, fmt.Errorf("not after %s", meshTimeout))
+	defer cancel()
+	return files.each(ctx, l.plan, func(node string) error {
+		pods := l.plan.PodsOn(node)
+		if len(pods) == 0 {
+			return nil
+		}
+		requests := l.cniRequests(l.plan.Node(node), pods)
+		err := l.spaces[node].set.Do(func() error {
+			_, err := cni.AddAll(ctx, requests)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("wire the pods of node %s: %w", node, err)
+		}
+		return nil
+	})
+}
+
+// cniRequests are the ADDs of a node's pods, in the configuration of flannel's
+// manifest (kube-flannel.yml) and with what the plan fixes.
+func (l *lab) cniRequests(n *topology.Node, pods []topology.Pod) []cni.Request {
+	version := "0.3.1"
+	if l.plan.CNI.LegacyRecords {
+		version = "" // the manifests of that time named none
+	}
+	conf := &cni.Config{
+		CNIVersion:    version,
+		Name:          "cbr0",
+		Type:          "overlab-cni",
+		Delegate:      map[string]any{"hairpinMode": true, "isDefaultGateway": true},
+		BridgeMAC:     n.BridgeMAC.String(),
+		LegacyRecords: l.plan.CNI.LegacyRecords,
+	}
+	requests := make([]cni.Request, len(pods))
+	for i, pod := range pods {
+		requests[i] = cni.Request{
+			ContainerID: pod.ContainerID,
+			Netns:       nsPath(pod.Name, "net"),
+			IfName:      "eth0",
+			Args:        fmt.Sprintf("IgnoreUnknown=1;IP=%s;MAC=%s;HostInterface=%s", pod.Address, pod.MAC, pod.HostInterface),
+			Config:      conf,
+		}
+	}
+	return requests
+}

@@ -1,0 +1,166 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlab/overlab/internal/netns"
+)
+
+// serve answers the control socket for the rest of the lab's life.
+func (l *lab) serve(listener *net.UnixListener) {
+	for {
+		conn, err := listener.AcceptUnix()
+		if err != nil {
+			slog.Error("accept control connection", "error", err)
+			return
+		}
+		go func() {
+			defer conn.Close()
+			if err := l.answer(newPeer(conn)); err != nil {
+				slog.Warn("control connection", "error", err)
+			}
+		}()
+	}
+}
+
+// answer handles one connection.
+func (l *lab) answer(p *peer) error {
+	cred, err := p.credentials()
+	if err != nil {
+		return err
+	}
+	if cred.Uid != uint32(os.Getuid()) {
+		return fmt.Errorf("refused user %d", cred.Uid)
+	}
+	var req request
+	files, err := p.receive(&req)
+	if errors.Is(err, errHungUp) {
+		return nil // somebody asked only whether the lab lives
+	}
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	switch req.Op {
+	case opStatus:
+		s := l.status()
+		return p.send(response{Status: &s})
+	case opRestart:
+		return p.send(l.restartAgent(req.Node))
+	case opRun:
+		return l.run(p, req, files)
+	default:
+		return p.send(response{Error: fmt.Sprintf("unknown operation %q", req.Op)})
+	}
+}
+
+func (l *lab) restartAgent(node string) response {
+	a := l.agents[node]
+	if a == nil {
+		return response{Error: fmt.Sprintf("no node %s in lab %s", node, l.plan.Name)}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), restartMost)
+	defer cancel()
+	if err := a.kill(ctx); err != nil {
+		return response{Error: err.Error()}
+	}
+	return response{}
+}
+
+// run runs a process for a client until it ends or the client goes away.
+func (l *lab) run(p *peer, req request, files []*os.File) error {
+	if len(files) != 3 || len(req.Argv) == 0 {
+		return p.send(response{Error: "a run request needs a command and three streams"})
+	}
+	c, err := l.launch(req, files)
+	closeAll(files) // the process holds its own; ours would keep pipes open
+	if err != nil {
+		return p.send(response{Error: err.Error(), NotFound: errors.Is(err, errNoProgram)})
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			var m signalMessage
+			if _, err := p.receive(&m); err != nil {
+				return
+			}
+			// To the group, as a terminal does.
+			_ = unix.Kill(-c.pid, unix.Signal(m.Signal))
+		}
+	}()
+	select {
+	case status := <-c.exited:
+		return p.send(response{Exit: exitCode(status)})
+	case <-gone:
+		return hangUp(c)
+	}
+}
+
+// hangUp ends a process whose client is gone, as a lost terminal would, and
+// without mercy if it does not care.
+func hangUp(c *child) error {
+	const patience = 500 * time.Millisecond
+	_ = unix.Kill(-c.pid, unix.SIGHUP)
+	select {
+	case <-c.exited:
+	case <-time.After(patience):
+		_ = unix.Kill(-c.pid, unix.SIGKILL)
+		<-c.exited
+	}
+	return nil
+}
+
+// launch starts the process of a run request.
+func (l *lab) launch(req request, files []*os.File) (*child, error) {
+	host := l.plan.Name
+	enter := netns.Thread
+	if req.Space != "" {
+		s := l.spaces[req.Space]
+		if s == nil {
+			return nil, fmt.Errorf("no node, pod or router %s in lab %s", req.Space, l.plan.Name)
+		}
+		host, enter = s.name, s.enter
+	}
+	session := &syscall.SysProcAttr{Setsid: true}
+	if req.TTY {
+		session.Setctty, session.Ctty = true, 0
+	}
+	dir := req.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	var c *child
+	err := enter(func() error {
+		var err error
+		c, err = l.procs.start(req.Argv, environment(req.Env, host, l.plan.Name), dir, files, session)
+		return err
+	})
+	return c, err
+}
+
+// enter calls fn inside the namespace, where a /sys of its own belongs to it.
+func (s *space) enter(fn func() error) error {
+	return s.set.Do(func() error {
+		if s.node != "" && s.node != s.name {
+			// A pod sees its node's files, but its own /sys.
+			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("make a mount namespace for a process of %s: %w", s.name, err)
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return fmt.Errorf("make mounts private: %w", err)
+			}
+			mountSys()
+		}
+		return fn()
+	})
+}
