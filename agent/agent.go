@@ -1,0 +1,243 @@
+// Package agent is the node agent: it publishes the node's lease, follows
+// everybody else's, and keeps the kernel as the backend says that it ought to
+// be.
+//
+// One loop does the latter: leases to desired state, its difference from the
+// kernel, the fewest messages. It runs at the start, with every change of the
+// leases, with every notification from the kernel about what it owns, and on a
+// slow timer; so what is stale goes, and what was deleted or altered comes
+// back. It deletes nothing that is not its own, and when it ends everything
+// stays as it is.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/overlab/overlab/agent/backend"
+	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/agent/lease"
+	"github.com/overlab/overlab/agent/underlay"
+	"github.com/overlab/overlab/internal/rtnl"
+)
+
+// Options are what an Agent needs to know. Every field is required unless it
+// says otherwise.
+type Options struct {
+	Store lease.Store
+	// Backends are the backends that a network's configuration may name.
+	Backends map[string]backend.New
+	// Underlay says how to choose the interface.
+	Underlay underlay.Options
+	// SubnetFile is the path of subnet.env.
+	SubnetFile string
+	// Masquerade and Forward ask for the firewall's rules, PredictablePorts
+	// for masquerading without random ports; all may be false.
+	Masquerade, Forward, PredictablePorts bool
+	// FirewallResync is the pause between two looks at the rules.
+	FirewallResync time.Duration
+	// RenewMargin is how long before its end a lease is renewed.
+	RenewMargin time.Duration
+	// Resync is the pause between two complete looks at the kernel and at
+	// subnet.env.
+	Resync time.Duration
+	Log    *slog.Logger
+	// Ready, if set, is called once, when the node first is ready.
+	Ready func()
+}
+
+// Agent is one node's agent. Its kernel is that of the network namespace in
+// which Run is called.
+type Agent struct {
+	Options
+	status *status
+	// questions ask the loop whether the kernel is as it ought to be now.
+	questions chan chan error
+}
+
+// New returns an agent that does nothing yet.
+func New(o Options) *Agent {
+	return &Agent{
+		Options: o, questions: make(chan chan error),
+		status: newStatus(o.Ready, topicConfig, topicDatapath, topicLease, topicStore, topicFirewall, topicSubnetFile),
+	}
+}
+
+// FatalError is one that another try would not mend: the agent has to be
+// started differently, or the network configured differently.
+type FatalError struct{ Err error }
+
+func (e *FatalError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *FatalError) Unwrap() error { return e.Err }
+
+// Run works until ctx ends, and then returns nil at once, leaving everything
+// in place.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	warnWithoutForwarding(a.Log)
+
+	config, err := a.configure(ctx)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	node, err := a.settle(config)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	defer node.kernel.Close() //nolint:errcheck // nothing is left in it
+
+	snapshots := newMailbox[lease.Snapshot]()
+	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
+	claim := lease.Claim{
+		Config: config, Previous: previousSubnet(a.SubnetFile, config),
+		Attrs: lease.Attrs{PublicIP: node.underlay.PublicIP, BackendType: node.backend.Type(), BackendData: node.backend.Data()},
+	}
+	h := newHolder(a.Store, claim, a.RenewMargin, a.status, a.Log)
+	running.Go(func() { h.run(ctx) })
+	g := newGuard(a)
+	running.Go(func() { g.run(ctx) })
+
+	l := newLoop(a, node, h, g)
+	// The waiter ends when the deferred Close ends its Wait.
+	go l.waitForKernel(ctx)
+	l.run(ctx, snapshots)
+	return nil
+}
+
+// node is what the agent has found out about its node.
+type node struct {
+	config   *lease.Config
+	underlay backend.Underlay
+	backend  backend.Backend
+	kernel   *datapath.Kernel
+}
+
+// configure waits for a network configuration, as flannel does: for ever.
+func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
+	retry := backoff{first: 20 * time.Millisecond, last: time.Second}
+	said := ""
+	for {
+		raw, err := a.Store.NetConf(ctx)
+		var config *lease.Config
+		if err == nil {
+			config, err = lease.ParseConfig(raw)
+		}
+		a.status.set(topicConfig, err)
+		if err == nil {
+			a.Log.Info("network configuration", "network", config.Network, "backend", config.BackendType)
+			return config, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err.Error() != said {
+			said = err.Error()
+			a.Log.Warn("there is no network configuration yet; trying again every second", "err", err)
+		}
+		if !retry.wait(ctx) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// settle makes everything of the node that needs no lease: a failure here must
+// leave none behind.
+func (a *Agent) settle(config *lease.Config) (*node, error) {
+	newBackend, ok := a.Backends[config.BackendType]
+	if !ok {
+		return nil, &FatalError{fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
+			strings.Join(slices.Sorted(maps.Keys(a.Backends)), ", "))}
+	}
+	if config.EnableIPv6 {
+		return nil, &FatalError{errors.New("IPv6 (EnableIPv6 in the network configuration) is not in this build")}
+	}
+	under, err := chooseUnderlay(a.Underlay)
+	if err != nil {
+		return nil, &FatalError{err}
+	}
+	a.Log.Info("underlay", "interface", under.Name, "address", under.Address, "publicIP", under.PublicIP, "mtu", under.MTU)
+	b, err := newBackend(config, under)
+	if err != nil {
+		return nil, &FatalError{err}
+	}
+	kernel, err := datapath.Open(b.Scope())
+	if err != nil {
+		return nil, err
+	}
+	b.Adopt(kernel.State())
+	// The device alone: what hangs on it carries traffic, and without the
+	// leases nobody can tell what of it is stale.
+	changes := slices.DeleteFunc(datapath.Diff(b.Device(), kernel.State()), func(c datapath.Change) bool {
+		_, link := c.Entry.(datapath.Link)
+		return !link
+	})
+	for _, c := range changes {
+		a.Log.Info("device", "change", c.String())
+	}
+	if err := kernel.Apply(changes); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the device: %w", err), kernel.Close())
+	}
+	return &node{config: config, underlay: under, backend: b, kernel: kernel}, nil
+}
+
+func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return backend.Underlay{}, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left in it
+	facts, err := underlay.Read(conn)
+	if err != nil {
+		return backend.Underlay{}, err
+	}
+	return underlay.Select(facts, o)
+}
+
+// Check says why the node is not ready, and nil when it is: the kernel is as
+// the leases say, and the leases are the store's newest.
+func (a *Agent) Check(ctx context.Context) error {
+	if err := a.status.err(); err != nil {
+		return err
+	}
+	answer := make(chan error, 1)
+	select {
+	case a.questions <- answer:
+	case <-ctx.Done():
+		return errors.New("datapath: it is being worked on")
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return errors.New("datapath: it is being worked on")
+	}
+}
+
+// warnWithoutForwarding: flannel, too, leaves that switch to the host.
+func warnWithoutForwarding(log *slog.Logger) {
+	const path = "/proc/sys/net/ipv4/ip_forward"
+	if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == "0" {
+		log.Warn("the kernel forwards no IPv4 packets: pods will not reach other nodes", "mend", "sysctl -w net.ipv4.ip_forward=1")
+	}
+}
+
+// ended drops an error that comes from the context's end.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,49 @@
+// Package backend says what an overlay backend is: a pure function from the
+// node itself and the leases of all nodes to the state that the node's kernel
+// ought to have. One folder holds one backend.
+package backend
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/agent/lease"
+)
+
+// Underlay is the interface that a node's encapsulated packets use.
+type Underlay struct {
+	// Name is the interface's name, MTU its MTU in bytes.
+	Name string
+	MTU  int
+	// Address is the interface's own address.
+	Address netip.Addr
+	// PublicIP is the address that peers send to: Address, unless the node
+	// was told otherwise.
+	PublicIP netip.Addr
+}
+
+// Backend is one node's part of an overlay. Its methods have no effects
+// outside it.
+type Backend interface {
+	// Type is the BackendType of leases, lower case.
+	Type() string
+	// MTU is that of the node's pods, in bytes.
+	MTU() int
+	// Scope is what the backend owns in the kernel.
+	Scope() datapath.Scope
+	// Adopt takes over what must outlive the agent, such as a device's MAC
+	// address, from the state that an earlier agent or a provider left.
+	Adopt(have datapath.State)
+	// Data is the BackendData of the node's lease, after Adopt.
+	Data() json.RawMessage
+	// Device is the wanted state before the node has a lease.
+	Device() datapath.State
+	// Desired is the wanted state. problems names, one line each, the leases
+	// that it had to leave out, and why.
+	Desired(own lease.Lease, all []lease.Lease) (want datapath.State, problems []string)
+}
+
+// New makes a backend from net-conf.json; its error names what the
+// configuration asks for and the backend does not do.
+type New func(*lease.Config, Underlay) (Backend, error)

@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"regexp"
+
+	"github.com/overlab/overlab/agent/firewall"
+	"github.com/overlab/overlab/internal/rtnl"
+)
+
+// ownDevice are the names that flannel's backends give to their devices.
+var ownDevice = regexp.MustCompile(`^flannel\.[0-9]+$`)
+
+// Cleanup removes what agents have left on the node: the devices with all that
+// hangs on them, the firewall's rules and the subnet file. The lease stays in
+// the store, where it expires, or is the node's again when an agent returns.
+func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
+	errs := []error{removeDevices(log), firewall.Remove(ctx)}
+	err := os.Remove(subnetFile)
+	if err == nil {
+		log.Info("removed", "file", subnetFile)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func removeDevices(log *slog.Logger) error {
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left in it
+	links, err := conn.Links()
+	if err != nil {
+		return err
+	}
+	var b rtnl.Batch
+	for _, l := range links {
+		if l.Kind == "vxlan" && ownDevice.MatchString(l.Name) {
+			log.Info("removed", "device", l.Name)
+			b.DelLink(l.Index)
+		}
+	}
+	if err := conn.Do(&b); err != nil {
+		return fmt.Errorf("remove devices: %w", err)
+	}
+	return nil
+}

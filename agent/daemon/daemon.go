@@ -1,0 +1,95 @@
+// Package daemon is the agent as a program: flanneld's flags in, exit code
+// out. It is a library so that tests can call what the command runs.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/overlab/overlab/agent"
+	"github.com/overlab/overlab/agent/backend"
+	"github.com/overlab/overlab/agent/backend/vxlan"
+	"github.com/overlab/overlab/agent/lease/etcd"
+)
+
+// resync is how often the agent looks at the whole kernel and at subnet.env,
+// for what no notification told of.
+const resync = 30 * time.Second
+
+// Run runs the agent until ctx ends. args are without the program's name. It
+// returns the exit code: 0 for a regular end, 1 for a failure, 2 for wrong
+// usage.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
+	s, err := parse(args, environ, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(stderr, "overlabd:", err)
+		return 2
+	case s.version:
+		fmt.Fprintln(stdout, "overlabd", version())
+		return 0
+	}
+	level := slog.LevelInfo
+	if s.verbosity > 0 {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	if s.cleanup {
+		err = agent.Cleanup(ctx, s.subnetFile, log)
+	} else {
+		err = run(ctx, s, log)
+	}
+	if err != nil {
+		log.Error("overlabd ends", "err", err)
+		return 1
+	}
+	return 0
+}
+
+func run(ctx context.Context, s *settings, log *slog.Logger) error {
+	store, err := etcd.Open(etcd.Config{
+		Endpoints: s.endpointList(), Prefix: s.prefix, CAFile: s.caFile, CertFile: s.certFile, KeyFile: s.keyFile,
+		Username: s.username, Password: s.password, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close() //nolint:errcheck // the leases are to stay
+	a := agent.New(agent.Options{
+		Store: store, Backends: map[string]backend.New{vxlan.Type: vxlan.New},
+		Underlay: s.underlay(), SubnetFile: s.subnetFile,
+		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable,
+		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,
+		Ready: func() {
+			log.Info("ready")
+			if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+				log.Warn("could not tell the service manager", "err", err)
+			}
+		},
+	})
+	stop, err := serveHealth(s.healthzIP, s.healthzPort, a.Check, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return a.Run(ctx)
+}
+
+// version is that of the module, as the build recorded it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParse(t *testing.T) {
+	var out bytes.Buffer
+	s, err := parse([]string{
+		"-etcd-endpoints=http://a:1, http://b:2", "--iface=eth0", "-iface", "eth1", "--ip-masq", "-v=4",
+		"--iptables-forward-rules=false", "-healthz-port=8080", "--vmodule=x=1",
+	}, []string{
+		"FLANNELD_ETCD_PREFIX=/other", "FLANNELD_IFACE=eth9", "FLANNELD_PUBLIC_IP=192.0.2.1", "FLANNELD_IPTABLES_RESYNC=7",
+		"FLANNELD_SUBNET_FILE=", "OTHER=x",
+	}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"http://a:1", "http://b:2"}, s.endpointList()); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(texts{"eth0", "eth1"}, s.iface); d != "" {
+		t.Error("the environment must not add to a given flag:", d)
+	}
+	if s.prefix != "/other" || s.underlay().PublicIP.String() != "192.0.2.1" || s.firewallResync() != 7*time.Second ||
+		s.subnetFile != "/run/flannel/subnet.env" || !s.masquerade || s.forward || s.verbosity != 4 || s.margin() != time.Hour {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestRunUsage(t *testing.T) {
+	for _, tt := range []struct {
+		args, env string
+		code      int
+		out       string
+	}{
+		{"--version", "", 0, "overlabd"},
+		{"-help", "", 0, "-iface-can-reach"},
+		{"--no-such-flag", "", 2, "overlabd: flag provided but not defined: -no-such-flag\n"},
+		{"stray", "", 2, `unexpected argument "stray"`},
+		{"--kube-subnet-mgr", "", 2, "leases in the Kubernetes API are not in this build; use etcd"},
+		{"--ip-blackhole-route", "", 2, "--ip-blackhole-route is not in this build"},
+		{"--subnet-lease-renew-margin=1440", "", 2, "it must be 1 to 1439 minutes"},
+		{"--iptables-resync=0 --healthz-port=-1", "", 2, "--healthz-port=-1 is not a TCP port"},
+		{"--public-ip=here", "", 2, "--public-ip=here is not an IPv4 address"},
+		{"--public-ipv6=fd00::1", "", 2, "IPv6 is not in this build"},
+		{"", "FLANNELD_IP_MASQ=perhaps", 2, `FLANNELD_IP_MASQ="perhaps"`},
+		{"--etcd-cafile=/nowhere/ca.pem", "", 1, "read etcd's certificate authority: open /nowhere/ca.pem"},
+	} {
+		var out bytes.Buffer
+		code := Run(t.Context(), strings.Fields(tt.args), &out, &out, strings.Fields(tt.env))
+		if code != tt.code || !strings.Contains(out.String(), tt.out) {
+			t.Errorf("overlabd %s: exit %d, %s", tt.args, code, out.String())
+		}
+	}
+}
+
+func TestFlagsAreFlannelds(t *testing.T) {
+	f := new(settings).flagSet()
+	for name, value := range map[string]string{
+		"etcd-endpoints": "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd-prefix": "/coreos.com/network",
+		"etcd-keyfile": "", "etcd-certfile": "", "etcd-cafile": "", "etcd-username": "", "etcd-password": "",
+		"iface": "", "iface-regex": "", "iface-can-reach": "", "subnet-file": "/run/flannel/subnet.env",
+		"public-ip": "", "public-ipv6": "", "subnet-lease-renew-margin": "60", "ip-masq": "false",
+		"ip-masq-fully-random-disable": "false", "kube-subnet-mgr": "false", "kube-api-url": "", "kubeconfig-file": "",
+		"kube-annotation-prefix": "flannel.alpha.coreos.com", "net-config-path": "/etc/kube-flannel/net-conf.json",
+		"version": "false", "healthz-ip": "0.0.0.0", "healthz-port": "0", "iptables-resync": "5",
+		"iptables-forward-rules": "true", "ip-blackhole-route": "false", "set-node-network-unavailable": "true",
+		"v": "0", "vmodule": "", "log_backtrace_at": "",
+	} {
+		if fl := f.Lookup(name); fl == nil || fl.DefValue != value {
+			t.Errorf("--%s: %+v, flanneld has the default %q", name, fl, value)
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package daemon
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/overlab/overlab/agent/underlay"
+)
+
+// settings are the values of the flags: flanneld's, with its defaults.
+type settings struct {
+	endpoints                 string
+	prefix                    string
+	caFile, certFile, keyFile string
+	username, password        string
+
+	iface, ifaceRegex texts
+	canReach          string
+	publicIP          string
+	publicIPv6        string
+
+	subnetFile  string
+	renewMargin int // minutes
+	resync      int // seconds
+	masquerade  bool
+	predictable bool
+	forward     bool
+	blackhole   bool
+	healthzIP   string
+	healthzPort int
+	kube        bool
+	verbosity   int
+
+	version, cleanup bool
+}
+
+// texts is a flag that may be given more than once.
+type texts []string
+
+func (t *texts) String() string { return strings.Join(*t, ",") }
+
+func (t *texts) Set(s string) error {
+	*t = append(*t, s)
+	return nil
+}
+
+// envPrefix begins the environment twin of every flag.
+const envPrefix = "FLANNELD_"
+
+func (s *settings) flagSet() *flag.FlagSet {
+	f := flag.NewFlagSet("overlabd", flag.ContinueOnError)
+	f.StringVar(&s.endpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "comma-separated `URLs` of etcd")
+	f.StringVar(&s.prefix, "etcd-prefix", "/coreos.com/network", "`folder` of the configuration and the leases in etcd")
+	f.StringVar(&s.keyFile, "etcd-keyfile", "", "PEM `file` of the client's key")
+	f.StringVar(&s.certFile, "etcd-certfile", "", "PEM `file` of the client's certificate")
+	f.StringVar(&s.caFile, "etcd-cafile", "", "PEM `file` of etcd's certificate authority")
+	f.StringVar(&s.username, "etcd-username", "", "user `name` for etcd")
+	f.StringVar(&s.password, "etcd-password", "", "`password` for etcd")
+	f.Var(&s.iface, "iface", "`name or address` of the interface that peers are reached by; may be given more than once, the first that exists is used")
+	f.Var(&s.ifaceRegex, "iface-regex", "`expression` that the interface's address or name matches; may be given more than once, after all --iface")
+	f.StringVar(&s.canReach, "iface-can-reach", "", "use the interface of the route to this `address`")
+	f.StringVar(&s.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that the node's subnet is written to")
+	f.StringVar(&s.publicIP, "public-ip", "", "`address` that peers send to, where it is not the interface's")
+	f.StringVar(&s.publicIPv6, "public-ipv6", "", "the same for IPv6")
+	f.IntVar(&s.renewMargin, "subnet-lease-renew-margin", 60, "`minutes` before its end that the lease is renewed, 1 to 1439")
+	f.BoolVar(&s.masquerade, "ip-masq", false, "masquerade what leaves the overlay")
+	f.BoolVar(&s.predictable, "ip-masq-fully-random-disable", false, "masquerade without --random-fully")
+	f.IntVar(&s.resync, "iptables-resync", 5, "`seconds` between two looks at the firewall's rules")
+	f.BoolVar(&s.forward, "iptables-forward-rules", true, "accept forwarded overlay traffic")
+	f.BoolVar(&s.blackhole, "ip-blackhole-route", false, "keep a blackhole route for the node's subnet (not in this build)")
+	f.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
+	f.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server, 0 for none")
+	f.BoolVar(&s.kube, "kube-subnet-mgr", false, "take leases from the Kubernetes API in place of etcd (not in this build)")
+	f.BoolVar(&s.version, "version", false, "print the version and exit")
+	f.BoolVar(&s.cleanup, "cleanup", false, "remove the devices, firewall rules and subnet file that an agent left on this node, and exit")
+	f.IntVar(&s.verbosity, "v", 0, "log `level`; above 0 includes debugging")
+	// These mean something to flanneld only; a manifest may have them.
+	for _, only := range []struct{ name, value, usage string }{
+		{"kube-api-url", "", "with --kube-subnet-mgr only"},
+		{"kube-annotation-prefix", "flannel.alpha.coreos.com", "with --kube-subnet-mgr only"},
+		{"kubeconfig-file", "", "with --kube-subnet-mgr only"},
+		{"net-config-path", "/etc/kube-flannel/net-conf.json", "with --kube-subnet-mgr only"},
+		{"vmodule", "", "accepted, without effect"},
+		{"log_backtrace_at", "", "accepted, without effect"},
+	} {
+		f.String(only.name, only.value, only.usage)
+	}
+	f.Bool("set-node-network-unavailable", true, "with --kube-subnet-mgr only")
+	return f
+}
+
+// parse reads the arguments (without the program's name), and for flags that
+// they do not set, the environment. All that is wrong is reported at once.
+func parse(args, environ []string, stderr io.Writer) (*settings, error) {
+	s := &settings{}
+	f := s.flagSet()
+	f.SetOutput(io.Discard) // an error is reported once, by the caller
+	err := f.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		f.SetOutput(stderr)
+		fmt.Fprintf(stderr, "Usage: overlabd [flags]\nEvery flag has an environment twin: --etcd-prefix is %sETCD_PREFIX.\n", envPrefix)
+		f.PrintDefaults()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: there are only flags", f.Arg(0))
+	}
+	if err := fromEnvironment(f, environ); err != nil {
+		return nil, err
+	}
+	return s, s.check()
+}
+
+func fromEnvironment(f *flag.FlagSet, environ []string) error {
+	given := map[string]bool{}
+	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	values := map[string]string{}
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok && strings.HasPrefix(name, envPrefix) {
+			values[name] = value
+		}
+	}
+	var errs []error
+	f.VisitAll(func(fl *flag.Flag) {
+		name := envPrefix + strings.ToUpper(strings.ReplaceAll(fl.Name, "-", "_"))
+		if value := values[name]; value != "" && !given[fl.Name] {
+			if err := f.Set(fl.Name, value); err != nil {
+				errs = append(errs, fmt.Errorf("%s=%q: %w", name, value, err))
+			}
+		}
+	})
+	return errors.Join(errs...)
+}
+
+func (s *settings) check() error {
+	var errs []error
+	refuse := func(wrong bool, format string, a ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, a...))
+		}
+	}
+	refuse(s.renewMargin < 1 || s.renewMargin > 1439, "--subnet-lease-renew-margin=%d: it must be 1 to 1439 minutes", s.renewMargin)
+	refuse(s.resync < 1, "--iptables-resync=%d: it must be at least a second", s.resync)
+	refuse(s.healthzPort < 0 || s.healthzPort > 65535, "--healthz-port=%d is not a TCP port", s.healthzPort)
+	refuse(s.kube, "--kube-subnet-mgr: leases in the Kubernetes API are not in this build; use etcd")
+	refuse(s.blackhole, "--ip-blackhole-route is not in this build")
+	refuse(s.publicIPv6 != "", "--public-ipv6: IPv6 is not in this build")
+	for name, value := range map[string]string{"public-ip": s.publicIP, "iface-can-reach": s.canReach} {
+		a, err := netip.ParseAddr(value)
+		refuse(value != "" && (err != nil || !a.Is4()), "--%s=%s is not an IPv4 address", name, value)
+	}
+	return errors.Join(errs...)
+}
+
+func (s *settings) underlay() underlay.Options {
+	o := underlay.Options{Iface: s.iface, IfaceRegex: s.ifaceRegex}
+	o.PublicIP, _ = netip.ParseAddr(s.publicIP) // checked; empty is none
+	o.CanReach, _ = netip.ParseAddr(s.canReach)
+	return o
+}
+
+func (s *settings) endpointList() []string {
+	var out []string
+	for e := range strings.SplitSeq(s.endpoints, ",") {
+		if e = strings.TrimSpace(e); e != "" {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func (s *settings) margin() time.Duration { return time.Duration(s.renewMargin) * time.Minute }
+
+func (s *settings) firewallResync() time.Duration { return time.Duration(s.resync) * time.Second }

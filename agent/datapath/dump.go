@@ -1,0 +1,175 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlab/overlab/internal/rtnl"
+)
+
+// A Scope says what is owned: some devices, and everything that hangs on them.
+// Nothing else is ever dumped, and so nothing else is ever deleted.
+type Scope struct {
+	// Devices are the names of the owned devices.
+	Devices []string
+	// Underlays are the names of the devices that the owned ones stand on;
+	// they are watched, not owned.
+	Underlays []string
+	// IPv6 includes addresses, neighbours and routes of that family.
+	IPv6 bool
+}
+
+func (s Scope) families() []byte {
+	if s.IPv6 {
+		return []byte{unix.AF_INET, unix.AF_INET6}
+	}
+	return []byte{unix.AF_INET}
+}
+
+// Dump reads what the kernel holds of the scope, in the connection's network
+// namespace.
+func Dump(c *rtnl.Conn, scope Scope) (State, error) {
+	s, _, err := dump(c, scope)
+	return s, err
+}
+
+// dump also returns the ifindex of each owned device that there is.
+func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
+	s, indexes := NewState(), map[string]int{}
+	for _, name := range scope.Devices {
+		index, err := s.dumpDevice(c, scope, name)
+		switch {
+		case err == nil:
+			indexes[name] = index
+		case errors.Is(err, unix.ENODEV): // there is none, or it went during the dump
+			s = s.without(Set[string]{name: {}})
+		default:
+			return s, nil, err
+		}
+	}
+	return s, indexes, nil
+}
+
+func (s State) dumpDevice(c *rtnl.Conn, scope Scope, name string) (index int, err error) {
+	link, err := c.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	l, err := readLink(c, link)
+	if err != nil {
+		return 0, err
+	}
+	s.Links.Add(l)
+	for _, family := range scope.families() {
+		if err := s.dumpFamily(c, family, name, link.Index); err != nil {
+			return 0, err
+		}
+	}
+	entries, err := c.Neighs(unix.AF_BRIDGE, link.Index)
+	for _, e := range entries {
+		s.addNeigh(name, e)
+	}
+	return link.Index, err
+}
+
+func (s State) dumpFamily(c *rtnl.Conn, family byte, name string, index int) error {
+	addrs, err := c.Addrs(family, index)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if a.Scope == unix.RT_SCOPE_UNIVERSE { // the kernel's own are of link scope
+			s.Addrs.Add(Addr{name, a.Address})
+		}
+	}
+	neighs, err := c.Neighs(family, index)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighs {
+		s.addNeigh(name, n)
+	}
+	routes, err := c.Routes(family, index)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if r, ok := readRoute(name, r); ok {
+			s.Routes.Add(r)
+		}
+	}
+	return nil
+}
+
+// addNeigh takes up a neighbour or forwarding entry, if it is permanent: the
+// kernel makes and removes the others by itself.
+func (s State) addNeigh(dev string, n rtnl.NeighState) {
+	if n.State&unix.NUD_PERMANENT == 0 || len(n.MAC) != len(MAC{}) {
+		return
+	}
+	switch {
+	case n.Family != unix.AF_BRIDGE:
+		s.Neighs[NeighKey{dev, n.IP}] = MAC(n.MAC)
+	case n.Flags&unix.NTF_SELF != 0:
+		s.FDB.Add(readFDB(dev, n))
+	}
+}
+
+func readFDB(dev string, n rtnl.NeighState) FDB {
+	return FDB{Dev: dev, MAC: MAC(n.MAC), Dst: n.IP, Port: n.Port, VNI: n.VNI}
+}
+
+// readLink turns the kernel's description into a Link.
+func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
+	out := Link{Name: l.Name, Kind: l.Kind, MTU: l.MTU, Up: l.Up}
+	if len(l.MAC) == len(out.MAC) {
+		out.MAC = MAC(l.MAC)
+	}
+	var other []string
+	if l.Master != 0 {
+		other = append(other, fmt.Sprintf("master #%d", l.Master))
+	}
+	if l.Flags&unix.IFF_NOARP != 0 {
+		other = append(other, "arp off")
+	}
+	if v := l.Vxlan; v != nil {
+		out.Local, out.VNI, out.Port, out.Learning, out.GBP = v.Local, v.VNI, v.Port, v.Learning, v.GBP
+		other = append(other, v.Other...)
+		if v.Dev != 0 {
+			name, err := linkName(c, v.Dev)
+			if err != nil {
+				return out, err
+			}
+			out.Underlay = name
+		}
+	}
+	out.Other = strings.Join(other, " ")
+	return out, nil
+}
+
+func linkName(c *rtnl.Conn, index int) (string, error) {
+	l, err := c.LinkByIndex(index)
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Sprintf("#%d", index), nil // it lives in another namespace
+	}
+	return l.Name, err
+}
+
+// readRoute turns the kernel's description into a Route; false for one that
+// the kernel made, or that is not a plain route.
+func readRoute(dev string, r rtnl.RouteState) (Route, bool) {
+	if r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_UNICAST || r.Protocol == unix.RTPROT_KERNEL {
+		return Route{}, false
+	}
+	out := Route{
+		Dst: r.Dst, Via: r.Via, Dev: dev, Onlink: r.Onlink, Metric: r.Metric, TOS: r.TOS,
+		Protocol: r.Protocol, LinkScope: r.LinkScope, Src: r.Src, Other: r.Other,
+	}
+	if out.Protocol == unix.RTPROT_BOOT {
+		out.Protocol = 0
+	}
+	return out, true
+}

@@ -1,0 +1,271 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlab/overlab/internal/rtnl"
+)
+
+// Kernel keeps a picture of what the kernel holds of a scope. The picture is
+// dumped once and then kept true by the kernel's notifications, so that one
+// new lease costs a few messages and no dump; where a notification does not
+// tell enough, or was lost, the next Refresh dumps again.
+//
+// Only Wait may run beside the other methods.
+type Kernel struct {
+	scope    Scope
+	conn     *rtnl.Conn
+	listener *rtnl.Listener
+	state    State
+	index    map[string]int
+	// stale says that only a dump can tell the state.
+	stale bool
+}
+
+// Open opens a picture of the calling thread's network namespace.
+func Open(scope Scope) (*Kernel, error) {
+	groups := []int{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE}
+	if scope.IPv6 {
+		groups = append(groups, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
+	}
+	listener, err := rtnl.Listen(groups...)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	k := &Kernel{scope: scope, conn: conn, listener: listener, stale: true}
+	if _, err := k.Refresh(); err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	return k, nil
+}
+
+// Close closes the sockets and ends Wait. The kernel's state stays.
+func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.listener.Close()) }
+
+// State returns the picture as it is. The caller must not change it.
+func (k *Kernel) State() State { return k.state }
+
+// Wait blocks until there are notifications for Refresh to read. Its error
+// says that the Kernel is closed.
+func (k *Kernel) Wait() error { return k.listener.Wait() }
+
+// Resync distrusts the picture: the next Refresh dumps.
+func (k *Kernel) Resync() { k.stale = true }
+
+// Refresh reads the notifications that have arrived, without waiting, and
+// reports whether any of them, or a dump, may have changed the picture. What
+// another process did before the call is in the picture after it.
+func (k *Kernel) Refresh() (changed bool, err error) {
+	err = k.listener.Drain(func(m rtnl.Message) error {
+		c, err := k.take(m)
+		changed = changed || c
+		return err
+	})
+	if errors.Is(err, rtnl.ErrLost) {
+		k.stale, err = true, nil
+	}
+	if err != nil {
+		return changed, err
+	}
+	if !k.stale {
+		return changed, nil
+	}
+	state, index, err := dump(k.conn, k.scope)
+	if err != nil {
+		return true, err
+	}
+	k.state, k.index, k.stale = state, index, false
+	return true, nil
+}
+
+// Apply makes the changes and refreshes the picture. A change that the kernel
+// refuses does not stop the others; its error joins all refusals.
+func (k *Kernel) Apply(changes []Change) error {
+	// Links come first in a Diff; what hangs on a new one needs its ifindex.
+	n := slices.IndexFunc(changes, func(c Change) bool { _, link := c.Entry.(Link); return !link })
+	if n < 0 {
+		n = len(changes)
+	}
+	errs := []error{k.applyLinks(changes[:n])}
+	var b rtnl.Batch
+	missing := Set[string]{}
+	for _, c := range changes[n:] {
+		if dev := c.Entry.device(); k.index[dev] == 0 {
+			missing.Add(dev)
+			continue
+		}
+		c.Entry.emit(&b, c.Verb, func(name string) int { return k.index[name] })
+	}
+	for dev := range missing {
+		errs = append(errs, fmt.Errorf("there is no device %s to program", dev))
+	}
+	errs = append(errs, k.conn.Do(&b))
+	_, err := k.Refresh()
+	return errors.Join(append(errs, err)...)
+}
+
+func (k *Kernel) applyLinks(changes []Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	var b rtnl.Batch
+	var errs []error
+	for _, c := range changes {
+		link := c.Entry.(Link)
+		if c.Verb == Add && link.Underlay != "" {
+			under, err := k.conn.LinkByName(link.Underlay)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("find the underlay of %s: %w", link.Name, err))
+				continue
+			}
+			k.index[link.Underlay] = under.Index
+		}
+		c.Entry.emit(&b, c.Verb, func(name string) int { return k.index[name] })
+	}
+	if err := k.conn.Do(&b); err != nil {
+		errs = append(errs, err)
+	}
+	for _, c := range changes {
+		name := c.Entry.device()
+		delete(k.index, name)
+		link, err := k.conn.LinkByName(name)
+		if err != nil {
+			continue // deleted, or refused above
+		}
+		k.index[name] = link.Index
+		if c.Verb == Add {
+			errs = append(errs, quietIPv6(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// quietIPv6 keeps router advertisements that come through the overlay from
+// changing the node's IPv6 routes, as flannel does.
+func quietIPv6(dev string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
+	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+		return nil
+	}
+	return err
+}
+
+// take follows one notification and reports whether it was about the scope.
+func (k *Kernel) take(m rtnl.Message) (bool, error) {
+	switch m.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		return k.takeLink(m)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return k.takeAddr(m)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		return k.takeNeigh(m)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return k.takeRoute(m)
+	}
+	return false, nil
+}
+
+// device returns the name of the owned device of that ifindex.
+func (k *Kernel) device(index int) (string, bool) {
+	for _, name := range k.scope.Devices {
+		if i := k.index[name]; i == index && i != 0 {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// takeLink: a link that goes down or away takes routes and neighbours with it
+// and the kernel does not tell of each.
+func (k *Kernel) takeLink(m rtnl.Message) (bool, error) {
+	if len(m.Body) > 0 && m.Body[0] == unix.AF_BRIDGE {
+		return false, nil // about a bridge's port
+	}
+	l, err := m.Link()
+	if err != nil {
+		return false, err
+	}
+	_, known := k.device(l.Index)
+	ours := known || slices.Contains(k.scope.Devices, l.Name)
+	k.stale = k.stale || ours
+	return ours || slices.Contains(k.scope.Underlays, l.Name), nil
+}
+
+// takeAddr: an address that goes takes routes with it.
+func (k *Kernel) takeAddr(m rtnl.Message) (bool, error) {
+	a, err := m.Addr()
+	_, ours := k.device(a.Dev)
+	k.stale = k.stale || ours
+	return ours, err
+}
+
+func (k *Kernel) takeNeigh(m rtnl.Message) (bool, error) {
+	n, err := m.Neigh()
+	dev, ours := k.device(n.Dev)
+	if err != nil || !ours {
+		return false, err
+	}
+	if n.Family != unix.AF_BRIDGE { // one that goes is told of without its MAC
+		key := NeighKey{dev, n.IP}
+		before, had := k.state.Neighs[key]
+		delete(k.state.Neighs, key)
+		if m.Type == unix.RTM_NEWNEIGH {
+			k.state.addNeigh(dev, n)
+		}
+		after, has := k.state.Neighs[key]
+		return had != has || before != after, nil
+	}
+	if n.Flags&unix.NTF_SELF == 0 || len(n.MAC) != len(MAC{}) || n.State&unix.NUD_PERMANENT == 0 && m.Type == unix.RTM_NEWNEIGH {
+		return false, nil
+	}
+	entry := readFDB(dev, n)
+	if m.Type == unix.RTM_DELNEIGH {
+		had := k.state.FDB.Has(entry)
+		delete(k.state.FDB, entry)
+		return had, nil
+	}
+	if k.state.FDB.Has(entry) {
+		return false, nil
+	}
+	for other := range k.state.FDB {
+		// Replaced or appended? The notification does not say.
+		k.stale = k.stale || other.Dev == dev && other.MAC == entry.MAC
+	}
+	k.state.FDB.Add(entry)
+	return true, nil
+}
+
+func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {
+	state, err := m.Route()
+	if err != nil {
+		return false, err
+	}
+	dev, ours := k.device(state.Dev)
+	r, plain := readRoute(dev, state)
+	ours = ours && plain
+	if m.Type == unix.RTM_DELROUTE {
+		had := ours && k.state.Routes.Has(r)
+		delete(k.state.Routes, r)
+		return had, nil
+	}
+	if m.Flags&unix.NLM_F_REPLACE != 0 && state.Table == unix.RT_TABLE_MAIN {
+		key := routeKey{state.Dst, state.Metric, state.TOS}
+		for other := range k.state.Routes {
+			// It took the place of one of ours, or of another of that key.
+			k.stale = k.stale || other.key() == key
+		}
+	}
+	if ours {
+		k.state.Routes.Add(r)
+	}
+	return ours || k.stale, nil
+}

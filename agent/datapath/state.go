@@ -1,0 +1,174 @@
+// Package datapath is the kernel's part of an overlay as data: what links,
+// addresses, neighbours, forwarding entries and routes there ought to be, what
+// there is, the difference, and the few messages that remove it.
+package datapath
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// A Set is a set of comparable values.
+type Set[T comparable] map[T]struct{}
+
+// Add puts values into the set.
+func (s Set[T]) Add(values ...T) {
+	for _, v := range values {
+		s[v] = struct{}{}
+	}
+}
+
+// Has reports whether the value is in the set.
+func (s Set[T]) Has(v T) bool {
+	_, ok := s[v]
+	return ok
+}
+
+// State is what an overlay owns in one network namespace: some devices, and
+// everything that hangs on them. Wanted and present states have the same type.
+type State struct {
+	Links Set[Link]
+	Addrs Set[Addr]
+	// Neighs holds the permanent entries.
+	Neighs map[NeighKey]MAC
+	// FDB holds the permanent entries of the devices' own databases.
+	FDB Set[FDB]
+	// Routes holds the main table's routes that leave through the devices.
+	Routes Set[Route]
+}
+
+// NewState returns an empty state.
+func NewState() State {
+	return State{
+		Links:  Set[Link]{},
+		Addrs:  Set[Addr]{},
+		Neighs: map[NeighKey]MAC{},
+		FDB:    Set[FDB]{},
+		Routes: Set[Route]{},
+	}
+}
+
+// Link returns the device of that name.
+func (s State) Link(name string) (Link, bool) {
+	for l := range s.Links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
+// MAC is a 48-bit Ethernet address that can be compared.
+type MAC [6]byte
+
+// ParseMAC reads an Ethernet address that one interface can have: 48 bits, not
+// zero, not a group's.
+func ParseMAC(s string) (MAC, error) {
+	hw, err := net.ParseMAC(s)
+	if err != nil {
+		return MAC{}, err
+	}
+	if len(hw) != 6 || hw[0]&1 != 0 || MAC(hw) == (MAC{}) {
+		return MAC{}, fmt.Errorf("%q is not the Ethernet address of one interface", s)
+	}
+	return MAC(hw), nil
+}
+
+// RandomMAC returns a random, locally administered unicast address.
+func RandomMAC() MAC {
+	var m MAC
+	_, _ = rand.Read(m[:]) // it never fails
+	m[0] = m[0]&^0x01 | 0x02
+	return m
+}
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+func (m MAC) hardware() net.HardwareAddr { return net.HardwareAddr(m[:]) }
+
+// Link is a VXLAN device.
+type Link struct {
+	Name string
+	// Kind is the driver's name, "vxlan" in every wanted state.
+	Kind string
+	MAC  MAC
+	// MTU in bytes.
+	MTU int
+	Up  bool
+	// Underlay is the name of the device that encapsulated packets leave by.
+	Underlay string
+	// Local is the outer source address.
+	Local netip.Addr
+	// VNI is the 24-bit network identifier, Port the destination UDP port.
+	VNI, Port int
+	Learning  bool
+	GBP       bool
+	// Other names, in ip(8)'s words, what is on besides: nothing, in every
+	// wanted state.
+	Other string
+}
+
+// compatible reports whether a device can be made like l without recreating
+// it. The kernel changes the rest (name, driver, tunnel) only for a new one.
+func (l Link) compatible(have Link) bool {
+	have.MAC, have.MTU, have.Up = l.MAC, l.MTU, l.Up
+	return l == have
+}
+
+// Addr is an address of a device, of global scope.
+type Addr struct {
+	Dev    string
+	Prefix netip.Prefix
+}
+
+// NeighKey names a neighbour.
+type NeighKey struct {
+	Dev string
+	IP  netip.Addr
+}
+
+// Neigh is one permanent neighbour.
+type Neigh struct {
+	NeighKey
+	MAC MAC
+}
+
+// FDB is one permanent entry of a VXLAN device's forwarding database.
+type FDB struct {
+	Dev string
+	MAC MAC
+	// Dst is the remote VTEP's underlay address.
+	Dst netip.Addr
+	// Port and VNI, where not 0, override the device's: never in a wanted
+	// state.
+	Port uint16
+	VNI  uint32
+}
+
+// Route is a route of the main table.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr
+	Dev    string
+	Onlink bool
+	// The rest is zero in every wanted state. Protocol is RTPROT_*, with 0
+	// for RTPROT_BOOT, which flannel's routes have.
+	Metric        int
+	TOS, Protocol uint8
+	LinkScope     bool
+	Src           netip.Addr
+	// Other holds what this type does not know, such as metrics.
+	Other string
+}
+
+// routeKey is what the kernel tells routes of one table apart by: a second
+// route of the same key replaces the first, or is appended behind it.
+type routeKey struct {
+	dst    netip.Prefix
+	metric int
+	tos    uint8
+}
+
+func (r Route) key() routeKey { return routeKey{r.Dst, r.Metric, r.TOS} }

@@ -1,0 +1,190 @@
+package firewall
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"reflect"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// nftables carries the rules by netlink, in a table of their own, without any
+// program. An accept there cannot overrule a drop in another table's chain of
+// the same hook, as it can in iptables: that is how nftables works.
+type nftables struct {
+	config Config
+}
+
+// tableName is flannel's, for IPv4.
+const tableName = "flannel-ipv4"
+
+func (n *nftables) name() string { return "nftables" }
+
+func table() *nft.Table { return &nft.Table{Name: tableName, Family: nft.TableFamilyIPv4} }
+
+// baseChain is one of our chains with its rules.
+type baseChain struct {
+	nft.Chain
+	rules []rule
+}
+
+func (n *nftables) chains() []baseChain {
+	policy := nft.ChainPolicyAccept
+	var out []baseChain
+	if rules := n.config.forwardRules(); rules != nil {
+		out = append(out, baseChain{nft.Chain{
+			Name: "forward", Type: nft.ChainTypeFilter, Hooknum: nft.ChainHookForward,
+			Priority: nft.ChainPriorityFilter, Policy: &policy,
+		}, rules})
+	}
+	if rules := n.config.masqueradeRules(); rules != nil {
+		out = append(out, baseChain{nft.Chain{
+			Name: "postrtg", Type: nft.ChainTypeNAT, Hooknum: nft.ChainHookPostrouting,
+			Priority: nft.ChainPriorityNATSource, Policy: &policy,
+		}, rules})
+	}
+	return out
+}
+
+func (n *nftables) ensure(context.Context) (bool, error) {
+	conn, err := nft.New(nft.AsLasting())
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	defer conn.CloseLasting() //nolint:errcheck // nothing was left in it
+	chains := n.chains()
+	intact, err := n.intact(conn, chains)
+	if err != nil || intact {
+		return false, err
+	}
+	// One transaction: first make sure that there is a table to delete.
+	t := table()
+	conn.AddTable(t)
+	conn.DelTable(t)
+	if len(chains) > 0 {
+		conn.AddTable(t)
+	}
+	for _, c := range chains {
+		chain := c.Chain
+		chain.Table = t
+		conn.AddChain(&chain)
+		for _, r := range c.rules {
+			conn.AddRule(&nft.Rule{Table: t, Chain: &chain, Exprs: n.exprs(r)})
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return true, fmt.Errorf("write table %s: %w", tableName, err)
+	}
+	return true, nil
+}
+
+// intact compares the kernel's table with the wanted one.
+func (n *nftables) intact(conn *nft.Conn, want []baseChain) (bool, error) {
+	t, err := conn.ListTableOfFamily(tableName, nft.TableFamilyIPv4)
+	if errors.Is(err, unix.ENOENT) || err == nil && t == nil {
+		return len(want) == 0, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read table %s: %w", tableName, err)
+	}
+	present, err := chainsOf(conn)
+	if err != nil || len(want) == 0 || len(present) != len(want) {
+		return false, err
+	}
+	for _, w := range want {
+		chain := present[w.Name]
+		if chain == nil || chain.Type != w.Type || chain.Hooknum == nil || *chain.Hooknum != *w.Hooknum ||
+			chain.Priority == nil || *chain.Priority != *w.Priority ||
+			chain.Policy == nil || *chain.Policy != *w.Policy {
+			return false, nil
+		}
+		rules, err := conn.GetRules(t, chain)
+		if err != nil {
+			return false, fmt.Errorf("read the rules of chain %s: %w", w.Name, err)
+		}
+		if len(rules) != len(w.rules) {
+			return false, nil
+		}
+		for i, r := range w.rules {
+			if !reflect.DeepEqual(n.exprs(r), rules[i].Exprs) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// chainsOf returns the chains of our table by name.
+func chainsOf(conn *nft.Conn) (map[string]*nft.Chain, error) {
+	all, err := conn.ListChainsOfTableFamily(nft.TableFamilyIPv4)
+	if err != nil {
+		return nil, fmt.Errorf("read the chains of table %s: %w", tableName, err)
+	}
+	ours := map[string]*nft.Chain{}
+	for _, c := range all {
+		if c.Table.Name == tableName {
+			ours[c.Name] = c
+		}
+	}
+	return ours, nil
+}
+
+func (n *nftables) remove(ctx context.Context) error {
+	_, err := (&nftables{}).ensure(ctx)
+	return err
+}
+
+// Offsets in the IPv4 header (RFC 791) and the register that rules work in.
+const (
+	srcOffset = 12
+	dstOffset = 16
+	register  = 1
+)
+
+// exprs spells a rule in the kernel's terms.
+func (n *nftables) exprs(r rule) []expr.Any {
+	var out []expr.Any
+	if r.marked {
+		mark := binary.NativeEndian.AppendUint32(nil, kubernetesMark)
+		out = append(out,
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
+			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: mark, Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: mark},
+		)
+	}
+	out = append(out, address(srcOffset, r.src)...)
+	out = append(out, address(dstOffset, r.dst)...)
+	switch r.verdict {
+	case accept:
+		out = append(out, &expr.Verdict{Kind: expr.VerdictAccept})
+	case returns:
+		out = append(out, &expr.Verdict{Kind: expr.VerdictReturn})
+	case masquerade:
+		out = append(out, &expr.Masq{FullyRandom: !n.config.PredictablePorts})
+	}
+	return out
+}
+
+func address(offset uint32, m match) []expr.Any {
+	if !m.prefix.IsValid() {
+		return nil
+	}
+	op := expr.CmpOpEq
+	if m.not {
+		op = expr.CmpOpNeq
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: 4,
+			Mask: bytes.Clone(net.CIDRMask(m.prefix.Bits(), 32)), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: op, Register: register, Data: m.prefix.Masked().Addr().AsSlice()},
+	}
+}

@@ -1,0 +1,350 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/agent/firewall"
+	"github.com/overlab/overlab/agent/lease"
+)
+
+const (
+	// settling is how long the loop waits after a foreign change, so that a
+	// whole series of them is one repair.
+	settling = 3 * time.Millisecond
+	// quarrel is how many repairs within a second mean that another program
+	// wants something else; the loop then repairs once a second.
+	quarrel = 25
+	// passes bounds how often one repair is looked over: setting a device's
+	// MAC address, say, makes the kernel drop its neighbours.
+	passes = 3
+	// named is how many changes of one repair the log names.
+	named = 8
+)
+
+// loop makes the kernel what the leases say.
+type loop struct {
+	*node
+	agent  *Agent
+	holder *holder
+	guard  *guard
+
+	own      *lease.Grant // nil before the node has a lease
+	snapshot *lease.Snapshot
+	want     *datapath.State // nil before own and snapshot are there
+	// claimedOver is the value that our first claim replaced, if it was another
+	// VTEP's.
+	claimedOver *lease.Attrs
+	problems    []string
+	published   lease.Key        // the subnet that subnet.env and firewall know
+	said        map[topic]string // what the log was told of each topic last
+
+	wake, rearm chan struct{}
+	repair      *time.Timer // when foreign changes are to be mended
+	due         bool        // whether repair is running
+	repairs     []time.Time // when the last ones were
+	retry       *time.Timer // when a failed change is tried again
+	retryPause  backoff
+	rewrite     *time.Timer // when subnet.env, which could not be written, is tried again
+}
+
+func newLoop(a *Agent, n *node, h *holder, g *guard) *loop {
+	l := &loop{
+		node: n, agent: a, holder: h, guard: g,
+		said: map[topic]string{}, wake: make(chan struct{}), rearm: make(chan struct{}, 1),
+		repair: time.NewTimer(0), retry: time.NewTimer(0), rewrite: time.NewTimer(0),
+		retryPause: backoff{first: 100 * time.Millisecond, last: 10 * time.Second},
+	}
+	l.repair.Stop()
+	l.retry.Stop()
+	l.rewrite.Stop()
+	return l
+}
+
+// waitForKernel turns notifications into wakes, one at a time.
+func (l *loop) waitForKernel(ctx context.Context) {
+	for l.kernel.Wait() == nil {
+		for _, step := range []func() bool{
+			func() bool {
+				select {
+				case l.wake <- struct{}{}:
+					return true
+				case <-ctx.Done():
+					return false
+				}
+			},
+			func() bool {
+				select {
+				case <-l.rearm:
+					return true
+				case <-ctx.Done():
+					return false
+				}
+			},
+		} {
+			if !step() {
+				return
+			}
+		}
+	}
+}
+
+func (l *loop) run(ctx context.Context, snapshots mailbox[lease.Snapshot]) {
+	resync := time.NewTicker(l.agent.Resync)
+	defer resync.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-snapshots.ch:
+			l.takeSnapshot(s)
+		case g := <-l.holder.grants.ch:
+			l.takeGrant(g)
+		case <-l.wake:
+			l.takeNotifications()
+			l.rearm <- struct{}{}
+		case now := <-l.repair.C:
+			l.due = false
+			l.repairs = append(l.repairs, now)
+			l.reconcile("repair")
+		case <-l.retry.C:
+			l.kernel.Resync()
+			l.reconcile("retry")
+		case <-l.rewrite.C:
+			l.writeSubnetFile()
+		case <-resync.C:
+			l.kernel.Resync()
+			l.reconcile("repair")
+			l.writeSubnetFile()
+		case answer := <-l.agent.questions:
+			answer <- l.verify()
+		}
+	}
+}
+
+func (l *loop) takeSnapshot(s lease.Snapshot) {
+	l.agent.status.set(topicStore, s.Err)
+	if s.Revision == 0 {
+		return // nothing was read yet: that nobody is there does not follow
+	}
+	l.snapshot = &s
+	l.watchOwn()
+	l.desire()
+	l.reconcile("leases")
+	l.publish()
+}
+
+func (l *loop) takeGrant(g lease.Grant) {
+	switch {
+	case l.own == nil && g.Replaced != nil && g.Replaced.BackendType != "":
+		l.claimedOver = g.Replaced
+		l.agent.Log.Warn("the lease carried another VTEP: this node was set up anew, or another node has the same PublicIP",
+			"publicIP", g.Lease.Attrs.PublicIP, "before", string(g.Replaced.BackendData), "now", string(g.Lease.Attrs.BackendData))
+	case l.own != nil && l.own.Lease.Key != g.Lease.Key:
+		l.agent.Log.Error("the subnet was lost to another node; pods keep addresses of the old one until they are made anew",
+			"was", l.own.Lease.Key, "is", g.Lease.Key)
+	}
+	l.own = &g
+	l.desire()
+	l.reconcile("lease")
+	l.publish()
+}
+
+// publish tells the node of its subnet, once the datapath has been seen to.
+func (l *loop) publish() {
+	if l.want == nil || l.published == l.own.Lease.Key {
+		return
+	}
+	l.published = l.own.Lease.Key
+	l.writeSubnetFile()
+	l.guard.configs.put(firewall.Config{
+		Network: l.config.Network, Subnet: l.published.Subnet, NFTables: l.config.EnableNFTables,
+		Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
+	})
+}
+
+// watchOwn looks after our own key in the store: whoever deletes or overwrites
+// it takes the node from its peers.
+func (l *loop) watchOwn() {
+	if l.own == nil || l.snapshot.Revision < l.own.Lease.Revision {
+		return // the snapshot is older than our lease
+	}
+	own := l.own.Lease
+	now, found := l.snapshot.Find(own.Key)
+	switch {
+	case !found:
+		l.agent.Log.Warn("the lease was deleted from the store; acquiring it again", "subnet", own.Key)
+		l.holder.reacquire()
+	case slices.Contains(l.snapshot.Unreadable, own.Key):
+		l.agent.Log.Warn("the lease was made unreadable in the store; writing it again", "subnet", own.Key)
+		l.holder.reacquire()
+	case now.Attrs.Equal(own.Attrs):
+		l.own.Lease = now
+		l.report(topicLease, nil)
+	default:
+		l.contend(now)
+	}
+}
+
+// contend decides about a lease that another agent has written over. The one
+// who was there first writes its own again, once for each time; the one who
+// came later then knows that the other lives, and gives in.
+func (l *loop) contend(now lease.Lease) {
+	own := l.own.Lease
+	switch {
+	case now.Attrs.PublicIP != own.Attrs.PublicIP:
+		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, now.Attrs.PublicIP))
+	case l.claimedOver != nil && now.Attrs.Equal(*l.claimedOver):
+		l.report(topicLease, fmt.Errorf("another running agent has the same PublicIP %s, with %s; give this node an address of its own with --iface or --public-ip",
+			own.Attrs.PublicIP, now.Attrs.BackendData))
+	default:
+		l.agent.Log.Error("another agent with the same PublicIP has overwritten the lease; writing it again",
+			"subnet", own.Key, "other", string(now.Attrs.BackendData))
+		l.holder.reacquire()
+	}
+}
+
+// report records how a topic is, and logs what is new about it.
+func (l *loop) report(t topic, err error) {
+	l.agent.status.set(t, err)
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != l.said[t] {
+		l.agent.Log.Error("not ready: "+string(t), "err", err)
+	}
+	l.said[t] = text
+}
+
+// desire computes the wanted state.
+func (l *loop) desire() {
+	if l.own == nil || l.snapshot == nil {
+		return
+	}
+	want, problems := l.backend.Desired(l.own.Lease, l.snapshot.Leases)
+	l.want = &want
+	for _, p := range problems {
+		if !slices.Contains(l.problems, p) {
+			l.agent.Log.Warn("a lease is left out", "why", p)
+		}
+	}
+	l.problems = problems
+}
+
+// takeNotifications follows the kernel. Our own changes are in the picture
+// since they were made, so a difference is somebody else's doing.
+func (l *loop) takeNotifications() {
+	changed, err := l.kernel.Refresh()
+	if err != nil {
+		l.agent.Log.Warn("could not follow the kernel's notifications", "err", err)
+		l.kernel.Resync()
+	} else if !changed || l.want == nil || len(datapath.Diff(*l.want, l.kernel.State())) == 0 {
+		return
+	}
+	l.agent.status.set(topicDatapath, errors.New("it was altered and is being repaired"))
+	l.repairSoon()
+}
+
+// repairSoon lets a series of foreign changes end before it is mended.
+func (l *loop) repairSoon() {
+	if l.due {
+		return
+	}
+	now := time.Now()
+	l.repairs = slices.DeleteFunc(l.repairs, func(t time.Time) bool { return now.Sub(t) > time.Second })
+	pause := settling
+	if len(l.repairs) >= quarrel {
+		pause = time.Second
+		l.agent.Log.Error("something else keeps changing what this agent owns; repairing once a second", "devices", l.backend.Scope().Devices)
+	}
+	l.due = true
+	l.repair.Reset(pause)
+}
+
+// reconcile makes the kernel what is wanted and records whether it is.
+func (l *loop) reconcile(why string) {
+	if l.want == nil {
+		return
+	}
+	err := l.program(why)
+	l.report(topicDatapath, err)
+	if err == nil {
+		l.retryPause.reset()
+		l.retry.Stop()
+		return
+	}
+	l.retry.Reset(l.retryPause.next())
+}
+
+func (l *loop) program(why string) error {
+	_, err := l.kernel.Refresh()
+	if err != nil {
+		return err
+	}
+	for range passes {
+		changes := datapath.Diff(*l.want, l.kernel.State())
+		if len(changes) == 0 {
+			return nil
+		}
+		l.logChanges(why, changes)
+		if err = l.kernel.Apply(changes); err != nil {
+			break
+		}
+	}
+	if rest := datapath.Diff(*l.want, l.kernel.State()); err == nil && len(rest) > 0 {
+		err = fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
+	}
+	return err
+}
+
+func (l *loop) logChanges(why string, changes []datapath.Change) {
+	log := l.agent.Log.Info
+	if why == "repair" {
+		log = l.agent.Log.Warn
+	}
+	for _, c := range changes[:min(named, len(changes))] {
+		log(why, "change", c.String())
+	}
+	if more := len(changes) - named; more > 0 {
+		log(why, "more", more)
+	}
+}
+
+// verify answers whether the kernel is as it ought to be at this moment.
+func (l *loop) verify() error {
+	if err := l.agent.status.err(); err != nil {
+		return err
+	}
+	if _, err := l.kernel.Refresh(); err != nil {
+		return fmt.Errorf("%s: %w", topicDatapath, err)
+	}
+	changes := datapath.Diff(*l.want, l.kernel.State())
+	if len(changes) == 0 {
+		return nil
+	}
+	l.repairSoon()
+	return fmt.Errorf("%s: %d changes are due, the first: %s", topicDatapath, len(changes), changes[0])
+}
+
+// writeSubnetFile writes subnet.env, or restores it.
+func (l *loop) writeSubnetFile() {
+	if l.own == nil {
+		return
+	}
+	env := subnetEnv{
+		network: l.config.Network, subnet: l.own.Lease.Key.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
+	}
+	changed, err := env.write(l.agent.SubnetFile)
+	l.report(topicSubnetFile, err)
+	if err != nil {
+		l.rewrite.Reset(time.Second)
+	}
+	if changed {
+		l.agent.Log.Info("subnet file written", "path", l.agent.SubnetFile)
+	}
+}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// topic is one of the things that must be well for the node to be ready.
+type topic string
+
+const (
+	topicConfig     topic = "network configuration"
+	topicDatapath   topic = "datapath"
+	topicLease      topic = "lease"
+	topicStore      topic = "store"
+	topicFirewall   topic = "firewall"
+	topicSubnetFile topic = "subnet file"
+)
+
+var errNotYet = errors.New("not done yet")
+
+// status collects what is well and what is not.
+type status struct {
+	mu     sync.Mutex
+	topics []topic
+	errs   map[topic]error
+	ready  func()
+}
+
+// newStatus returns a status in which nothing is well; ready is called once,
+// when everything first is.
+func newStatus(ready func(), topics ...topic) *status {
+	s := &status{topics: topics, errs: map[topic]error{}, ready: ready}
+	for _, t := range topics {
+		s.errs[t] = errNotYet
+	}
+	return s
+}
+
+// set records how a topic is; nil is well.
+func (s *status) set(t topic, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errs[t] = err
+	if s.ready == nil || slices.ContainsFunc(s.topics, func(t topic) bool { return s.errs[t] != nil }) {
+		return
+	}
+	s.ready()
+	s.ready = nil
+}
+
+// err joins all that is not well; nil when everything is.
+func (s *status) err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, t := range s.topics {
+		if err := s.errs[t]; err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", t, err))
+		}
+	}
+	return errors.Join(errs...)
+}
