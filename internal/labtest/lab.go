@@ -8,8 +8,11 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/netns"
@@ -102,7 +105,40 @@ func (l *Lab) build() error {
 			return fmt.Errorf("pod %s: %w", p.Name, err)
 		}
 	}
-	return nil
+	for _, n := range l.plan.Nodes {
+		if err := forwarding(l.spaces[n.Name].Set); err != nil {
+			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
+	return forwarding(l.underlay)
+}
+
+// forwarding waits until every veth of a namespace is operational: the kernel
+// tells a bridge asynchronously that a port has a carrier, and until then it
+// forwards nothing through it.
+func forwarding(set *netns.Set) error {
+	return set.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			links, err := h.LinkList()
+			if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+				return err
+			}
+			waiting := slices.IndexFunc(links, func(l netlink.Link) bool {
+				return l.Type() == "veth" && l.Attrs().OperState != netlink.OperUp
+			})
+			switch {
+			case waiting < 0:
+				return nil
+			case time.Now().After(deadline):
+				return fmt.Errorf("%s does not come up", links[waiting].Attrs().Name)
+			}
+		}
+	})
 }
 
 func (l *Lab) space(name string, flags int) error {

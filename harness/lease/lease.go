@@ -1,0 +1,122 @@
+// Package lease reads the leases that agents keep in etcd, in flannel's
+// format: a key <prefix>/subnets/10.244.1.0-24 (dual stack:
+// 10.244.1.0-24&fc00:..::-64) whose value is JSON. It is the harness's own
+// reader, which shares nothing with the agent that it judges.
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/overlab/overlab/topology"
+)
+
+// Lease is one node's lease.
+type Lease struct {
+	Subnet   netip.Prefix
+	PublicIP netip.Addr
+	// BackendType is the lower-case name, as "vxlan".
+	BackendType string
+	// VNI and VtepMAC are the vxlan backend's data, zero for others.
+	VNI     int
+	VtepMAC topology.MAC
+	// Key is the key's last part.
+	Key string
+}
+
+// value is the lease's JSON (flannel's LeaseAttrs).
+type value struct {
+	PublicIP    netip.Addr
+	BackendType string
+	BackendData json.RawMessage
+}
+
+// ErrNotLocal says that the store's node cannot be entered from here.
+var ErrNotLocal = errors.New("the store's node is not on this machine")
+
+// List reads all leases of a lab from its etcd, dialled from inside the node
+// that holds it. The error joins one for each entry that is no lease, and the
+// other leases are returned even so.
+func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
+	plan := lab.Plan()
+	if plan.Store.Type != "etcd" {
+		return nil, fmt.Errorf("read leases: the store is %q, not etcd", plan.Store.Type)
+	}
+	c, err := connect(lab, plan)
+	if err != nil {
+		return nil, fmt.Errorf("read leases: %w", err)
+	}
+	defer c.Close() // nothing was written
+	prefix := plan.Store.Prefix + "/subnets/"
+	answer, err := c.Get(ctx, prefix, clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("read leases under %s: %w", prefix, err)
+	}
+	var leases []Lease
+	var errs []error
+	for _, kv := range answer.Kvs {
+		l, err := parse(strings.TrimPrefix(string(kv.Key), prefix), kv.Value)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key %s: %w", kv.Key, err))
+			continue
+		}
+		leases = append(leases, l)
+	}
+	return leases, errors.Join(errs...)
+}
+
+func connect(lab topology.Lab, plan *topology.Plan) (*clientv3.Client, error) {
+	node := plan.Node(plan.Store.Node)
+	if node == nil {
+		return nil, fmt.Errorf("the plan has no node %q for the store", plan.Store.Node)
+	}
+	ns, err := lab.Namespace(node.Name)
+	if err != nil {
+		return nil, err
+	}
+	local, ok := ns.(topology.Local)
+	if !ok {
+		return nil, ErrNotLocal
+	}
+	dial := func(ctx context.Context, address string) (net.Conn, error) { return local.Dial(ctx, "tcp", address) }
+	endpoint := netip.AddrPortFrom(node.Underlay().Address.Addr(), uint16(plan.Store.Port))
+	return clientv3.New(clientv3.Config{
+		Endpoints:   []string{"http://" + endpoint.String()},
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial)},
+		Logger:      zap.NewNop(),
+	})
+}
+
+func parse(key string, data []byte) (Lease, error) {
+	v4, _, _ := strings.Cut(key, "&")
+	subnet, err := netip.ParsePrefix(strings.Replace(v4, "-", "/", 1))
+	if err != nil {
+		return Lease{}, fmt.Errorf("no subnet: %w", err)
+	}
+	var v value
+	if err := json.Unmarshal(data, &v); err != nil {
+		return Lease{}, fmt.Errorf("value %q: %w", data, err)
+	}
+	l := Lease{Subnet: subnet, PublicIP: v.PublicIP, BackendType: v.BackendType, Key: key}
+	if v.BackendType != "vxlan" {
+		return l, nil
+	}
+	var vx struct {
+		VNI     int
+		VtepMAC topology.MAC
+	}
+	if err := json.Unmarshal(v.BackendData, &vx); err != nil {
+		return Lease{}, fmt.Errorf("backend data %q: %w", v.BackendData, err)
+	}
+	l.VNI, l.VtepMAC = vx.VNI, vx.VtepMAC
+	return l, nil
+}

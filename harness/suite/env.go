@@ -1,0 +1,172 @@
+package suite
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/onsi/gomega/types"
+
+	"github.com/overlab/overlab/harness/capture"
+	"github.com/overlab/overlab/harness/match"
+	"github.com/overlab/overlab/harness/probe"
+	"github.com/overlab/overlab/topology"
+)
+
+// Env is what a check sees: the lab, the means to measure it, and a record of
+// what it found. It is safe for concurrent use.
+type Env struct {
+	run *run
+	id  string
+
+	mu       sync.Mutex
+	sealed   bool
+	evidence string
+	findings []Finding
+	more     int
+	frames   []int
+}
+
+// Lab returns the lab.
+func (e *Env) Lab() topology.Lab { return e.run.lab }
+
+// Plan returns the plan that the lab is judged against.
+func (e *Env) Plan() *topology.Plan { return e.run.plan }
+
+// Timeouts returns the run's table.
+func (e *Env) Timeouts() Timeouts { return e.run.o.Timeouts }
+
+// Session returns the probe session of a node or pod. All checks share it.
+func (e *Env) Session(ctx context.Context, name string) (*probe.Session, error) {
+	return e.run.session(ctx, name)
+}
+
+// State returns the state of a node or pod, dumped once: checks that run side
+// by side judge the same dump. A check that disturbs the lab, and wants to
+// see what it did, asks the Session.
+func (e *Env) State(ctx context.Context, name string) (*probe.State, error) {
+	return e.run.states.get(name, func() (*probe.State, error) {
+		s, err := e.Session(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return s.State(ctx)
+	})
+}
+
+// Shared returns what make makes, made once and shared by all checks that ask
+// under the same key. The context that make gets does not end with the check.
+func Shared[T any](e *Env, key string, create func(context.Context) (T, error)) (T, error) {
+	v, err := e.run.shared.get(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(e.run.ctx, e.Timeouts().Check)
+		defer cancel()
+		return create(ctx)
+	})
+	t, _ := v.(T)
+	return t, err
+}
+
+// Evidence states in one line what was measured.
+func (e *Env) Evidence(format string, args ...any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.sealed {
+		e.evidence = fmt.Sprintf(format, args...)
+	}
+}
+
+// maxFindings is how many findings a result holds: at scale one fault shows
+// in thousands of places.
+const maxFindings = 100
+
+// Fail records that something is not as it ought to be. where names the node,
+// pod or flow.
+func (e *Env) Fail(where, expected, seen string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.sealed:
+	case len(e.findings) < maxFindings:
+		e.findings = append(e.findings, Finding{Where: where, Expected: expected, Seen: seen})
+	default:
+		e.more++
+	}
+}
+
+// Expect records a finding unless the matcher accepts the value, and reports
+// whether it does.
+func (e *Env) Expect(where string, actual any, m types.GomegaMatcher) bool {
+	ok, err := m.Match(actual)
+	switch {
+	case err != nil:
+		e.Fail(where, "a value that can be judged", err.Error())
+	case ok:
+		return true
+	default:
+		if x, can := m.(match.Explainer); can {
+			expected, seen := x.Explain(actual)
+			e.Fail(where, expected, seen)
+		} else {
+			e.Fail(where, "a match", m.FailureMessage(actual))
+		}
+	}
+	return false
+}
+
+// Cite records a frame as evidence; id is the identifier that it carries.
+func (e *Env) Cite(f capture.Frame, id uuid.UUID) {
+	n := e.run.frames.cite(f, id, e.id)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.sealed && !slices.Contains(e.frames, n) {
+		e.frames = append(e.frames, n)
+	}
+}
+
+// seal moves the record into the result; a check that goes on after its time
+// cannot change it any more.
+func (e *Env) seal(r *Result) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sealed = true
+	r.Evidence, r.Findings, r.More, r.Frames = e.evidence, e.findings, e.more, e.frames
+}
+
+// frames collects the cited frames of a run. A frame that several checks cite
+// is kept once.
+type frames struct {
+	port uint16
+	mu   sync.Mutex
+	all  []Frame
+}
+
+func (fs *frames) cite(f capture.Frame, id uuid.UUID, check string) int {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for i := range fs.all {
+		have := &fs.all[i]
+		if have.Tap == f.Tap && have.Time.Equal(f.Time) && have.Probe == id && have.Direction == f.Direction {
+			if !slices.Contains(have.Checks, check) {
+				have.Checks = append(have.Checks, check)
+			}
+			return have.Number
+		}
+	}
+	p := f.Decode(fs.port)
+	fs.all = append(fs.all, Frame{
+		Number: len(fs.all) + 1, Tap: f.Tap, Time: f.Time, Direction: f.Direction, Length: f.Length,
+		Probe: id, Lines: p.Lines(), Checks: []string{check}, Captured: f,
+	})
+	return len(fs.all)
+}
+
+func (fs *frames) list() []Frame {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for i := range fs.all {
+		slices.Sort(fs.all[i].Checks)
+	}
+	return slices.Clone(fs.all)
+}

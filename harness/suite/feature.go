@@ -1,0 +1,72 @@
+package suite
+
+import (
+	"context"
+
+	"github.com/overlab/overlab/topology"
+)
+
+// A Feature is something that a lab must offer for a check to mean anything.
+// Its text completes "the lab has no …".
+type Feature string
+
+// The features that a plan offers.
+const (
+	// Pods: at least one pod.
+	Pods Feature = "pod"
+	// SameNodePods: two pods on one node.
+	SameNodePods Feature = "node with two pods"
+	// CrossNodePods: pods on two nodes.
+	CrossNodePods Feature = "two nodes with pods"
+	// Peers: at least two nodes.
+	Peers Feature = "second node"
+	// IPv4: the overlay carries IPv4.
+	IPv4 Feature = "IPv4 overlay"
+	// KernelDatapath: packets never pass through a userspace proxy, which
+	// would count as a hop.
+	KernelDatapath Feature = "backend in the kernel"
+	// VXLAN: the backend is vxlan.
+	VXLAN Feature = "vxlan backend"
+	// FullMesh: every packet between nodes is encapsulated; with
+	// DirectRouting those of one segment are not.
+	FullMesh Feature = "vxlan backend without DirectRouting"
+	// EtcdStore: the leases live in etcd.
+	EtcdStore Feature = "etcd store"
+)
+
+// AgentRestarter is what a Lab also is when it can end and start again the
+// agent of one node. RestartAgent returns when the new one is ready.
+type AgentRestarter interface {
+	RestartAgent(ctx context.Context, node string) error
+}
+
+// Features returns what a plan offers.
+func Features(p *topology.Plan) []Feature {
+	perNode := map[string]int{}
+	most := 0
+	for _, pod := range p.Pods {
+		perNode[pod.Node]++
+		most = max(most, perNode[pod.Node])
+	}
+	b := p.Network.Backend
+	var out []Feature
+	for _, f := range []struct {
+		Feature
+		there bool
+	}{
+		{Pods, len(p.Pods) > 0},
+		{SameNodePods, most > 1},
+		{CrossNodePods, len(perNode) > 1},
+		{Peers, len(p.Nodes) > 1},
+		{IPv4, p.Network.EnableIPv4},
+		{KernelDatapath, b.Type != "udp"},
+		{VXLAN, b.Type == "vxlan"},
+		{FullMesh, b.Type == "vxlan" && !b.DirectRouting},
+		{EtcdStore, p.Store.Type == "etcd"},
+	} {
+		if f.there {
+			out = append(out, f.Feature)
+		}
+	}
+	return out
+}

@@ -1,0 +1,300 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/overlab/overlab/harness/capture"
+	"github.com/overlab/overlab/harness/probe"
+	"github.com/overlab/overlab/topology"
+)
+
+// Options say what to run and how.
+type Options struct {
+	Select Selection
+	// Timeouts is DefaultTimeouts if zero.
+	Timeouts Timeouts
+	// Parallel is how many harmless checks run at once, 4 if zero.
+	Parallel int
+	// MaxPairs bounds how many pairs of pods one check tries, 4096 if zero;
+	// a check that tries fewer than there are says so.
+	MaxPairs int
+	// Ring is the size of each capture's buffer; if zero, 2 MiB in blocks that
+	// suit the small packets of probes and a reader that is 256 ms late.
+	Ring capture.Ring
+	// Unsupported features are those that the agent declares not to have.
+	Unsupported []Feature
+	// OnStart and OnResult, when set, are told as a check begins and ends,
+	// one call at a time.
+	OnStart  func(Check)
+	OnResult func(Result)
+}
+
+func (o *Options) defaults() {
+	if o.Timeouts == (Timeouts{}) {
+		o.Timeouts = DefaultTimeouts()
+	}
+	if o.Parallel < 1 {
+		o.Parallel = 4
+	}
+	if o.Ring == (capture.Ring{}) {
+		o.Ring = capture.Ring{BlockSize: 16 << 10, Blocks: 128, Retire: 2 * time.Millisecond}
+	}
+	if o.MaxPairs < 1 {
+		o.MaxPairs = 4096
+	}
+}
+
+// Run runs the selected checks against a lab. The error says that nothing
+// could be run: the selection is wrong, or the lab cannot be entered. When
+// ctx ends, what has not begun is skipped, and the results so far are valid.
+func (s *Suite) Run(ctx context.Context, lab topology.Lab, o Options) (*Results, error) {
+	o.defaults()
+	list, err := s.choose(o.Select)
+	if err != nil {
+		return nil, err
+	}
+	r := newRun(ctx, lab, o)
+	defer r.close()
+	if err := r.enter(ctx); err != nil {
+		return nil, err
+	}
+	started := time.Now()
+	results := make([]Result, len(list))
+	r.harmless(ctx, list, results)
+	r.disturbing(ctx, list, results)
+	return r.results(results, started), nil
+}
+
+// run is one run of a suite.
+type run struct {
+	lab      topology.Lab
+	plan     *topology.Plan
+	o        Options
+	features []Feature
+	// ctx outlives a check: what checks share must not end with the first.
+	ctx context.Context
+
+	sessions memos[*probe.Session]
+	states   memos[*probe.State]
+	shared   memos[any]
+	frames   frames
+	// background is what ends by itself, and must before the run returns.
+	background sync.WaitGroup
+	report     sync.Mutex
+}
+
+func newRun(ctx context.Context, lab topology.Lab, o Options) *run {
+	r := &run{lab: lab, plan: lab.Plan(), o: o, ctx: ctx}
+	r.features = Features(r.plan)
+	r.frames.port = uint16(r.plan.Network.Backend.Port)
+	return r
+}
+
+// enter opens one session, to learn early whether the lab can be entered.
+func (r *run) enter(ctx context.Context) error {
+	if len(r.plan.Nodes) == 0 {
+		return errors.New("the lab has no nodes")
+	}
+	_, err := r.session(ctx, r.plan.Nodes[0].Name)
+	return err
+}
+
+func (r *run) close() {
+	r.background.Wait()
+	for _, s := range r.sessions.values() {
+		_ = s.Close() // the sockets are gone either way, and nothing is lost
+	}
+}
+
+func (r *run) session(ctx context.Context, name string) (*probe.Session, error) {
+	return r.sessions.get(name, func() (*probe.Session, error) {
+		ns, err := r.lab.Namespace(name)
+		if err != nil {
+			return nil, err
+		}
+		return probe.Open(ctx, ns)
+	})
+}
+
+func (r *run) harmless(ctx context.Context, list []chosen, results []Result) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, r.o.Parallel)
+	for i, c := range list {
+		if c.Disturbs && !c.skip {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			results[i] = r.one(ctx, c)
+			<-slots
+		})
+	}
+	wg.Wait()
+}
+
+func (r *run) disturbing(ctx context.Context, list []chosen, results []Result) {
+	for i, c := range list {
+		if !c.Disturbs || c.skip {
+			continue
+		}
+		results[i] = r.one(ctx, c)
+		// What was seen before may not be true any more.
+		r.states.forget()
+		r.shared.forget()
+	}
+}
+
+// one runs one check, or says why it does not.
+func (r *run) one(ctx context.Context, c chosen) Result {
+	res := Result{
+		ID: c.ID, Level: c.Level, Title: c.Title, Source: c.Source, Profiles: c.Profiles, Started: time.Now(),
+	}
+	missing := slices.IndexFunc(c.Needs, func(f Feature) bool { return !slices.Contains(r.features, f) })
+	declared := slices.IndexFunc(c.Needs, func(f Feature) bool { return slices.Contains(r.o.Unsupported, f) })
+	switch {
+	case c.skip:
+		res.Verdict, res.Reason = Skipped, "by the selection"
+	case ctx.Err() != nil:
+		res.Verdict, res.Reason = Skipped, "the run was interrupted"
+	case missing >= 0:
+		res.Verdict, res.Reason = NotApplicable, fmt.Sprintf("the lab has no %s", c.Needs[missing])
+	case declared >= 0:
+		res.Verdict, res.Reason = Unsupported, fmt.Sprintf("the agent declares that it has no %s", c.Needs[declared])
+	default:
+		r.tell(func() {
+			if r.o.OnStart != nil {
+				r.o.OnStart(c.Check)
+			}
+		})
+		r.measure(ctx, c.Check, &res)
+	}
+	res.Took = time.Since(res.Started)
+	r.tell(func() {
+		if r.o.OnResult != nil {
+			r.o.OnResult(res)
+		}
+	})
+	return res
+}
+
+func (r *run) tell(f func()) {
+	r.report.Lock()
+	defer r.report.Unlock()
+	f()
+}
+
+// grace is how long a check may take to notice that its time is over.
+const grace = time.Second
+
+// measure calls the check's function. Neither a panic nor a function that
+// never returns loses the verdict.
+func (r *run) measure(ctx context.Context, c Check, res *Result) {
+	limit := r.o.Timeouts.Check
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, Inconclusivef("the check took longer than %v", limit))
+	defer cancel()
+	env := &Env{run: r, id: c.ID}
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("the check ended its goroutine")
+		defer func() {
+			if p := recover(); p != nil {
+				err = Inconclusivef("the check panicked: %v\n%s", p, debug.Stack())
+			}
+			done <- err
+		}()
+		err = c.Run(ctx, env)
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		select {
+		case err = <-done:
+		case <-time.After(grace):
+			err = fmt.Errorf("%w, and it does not stop", context.Cause(ctx))
+		}
+	}
+	env.seal(res)
+	res.Verdict, res.Reason = verdict(res.Findings, err)
+}
+
+func (r *run) results(list []Result, started time.Time) *Results {
+	return &Results{
+		Lab: r.plan.Name, Provider: r.plan.Provider,
+		Started: started, Took: time.Since(started),
+		Results: list, Frames: r.frames.list(),
+		Plan: r.plan, States: r.states.all(),
+	}
+}
+
+// memos keeps values that are made once, by name. What could not be made is
+// tried again by the next who asks.
+type memos[T any] struct {
+	mu sync.Mutex
+	m  map[string]*memo[T]
+	// kept holds what was forgotten, for the report.
+	kept map[string]T
+}
+
+type memo[T any] struct {
+	mu    sync.Mutex
+	made  bool
+	value T
+}
+
+func (ms *memos[T]) get(name string, create func() (T, error)) (T, error) {
+	ms.mu.Lock()
+	if ms.m == nil {
+		ms.m = map[string]*memo[T]{}
+	}
+	m := ms.m[name]
+	if m == nil {
+		m = new(memo[T])
+		ms.m[name] = m
+	}
+	ms.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.made {
+		return m.value, nil
+	}
+	v, err := create()
+	if err == nil {
+		m.value, m.made = v, true
+	}
+	return v, err
+}
+
+func (ms *memos[T]) forget() {
+	all := ms.all()
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	ms.m, ms.kept = nil, all
+}
+
+// all returns every value, forgotten ones where nothing newer was made.
+func (ms *memos[T]) all() map[string]T {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	out := maps.Clone(ms.kept)
+	if out == nil {
+		out = map[string]T{}
+	}
+	for name, m := range ms.m {
+		m.mu.Lock()
+		if m.made {
+			out[name] = m.value
+		}
+		m.mu.Unlock()
+	}
+	return out
+}
+
+func (ms *memos[T]) values() []T { return slices.Collect(maps.Values(ms.all())) }

@@ -1,0 +1,72 @@
+// Package checks is the conformance catalogue: each check is data and one
+// small function. Identifiers are stable; what is expected is computed from
+// the plan and from what the kernel says, never by the agent's own code.
+package checks
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/topology"
+)
+
+// Where demands come from.
+const (
+	fromSeeds   = "seed articles"
+	fromFlannel = "flannel"
+	fromBoth    = "seed articles, flannel"
+)
+
+// Profiles that the checks belong to.
+const (
+	model = "model"
+	vxlan = "vxlan"
+)
+
+// All returns the catalogue in its order.
+func All() []suite.Check {
+	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks())
+}
+
+// bridge is the name that flannel's CNI configuration gives the pods' bridge.
+const bridge = "cni0"
+
+// vtep returns the name of the overlay's VXLAN device, as flannel names it.
+func vtep(p *topology.Plan) string { return fmt.Sprintf("flannel.%d", p.Network.Backend.VNI) }
+
+// nodesWithPods returns the nodes on which a pod runs: before its first pod a
+// node has no cni0.
+func nodesWithPods(p *topology.Plan) []*topology.Node {
+	var out []*topology.Node
+	for i := range p.Nodes {
+		if len(p.PodsOn(p.Nodes[i].Name)) > 0 {
+			out = append(out, &p.Nodes[i])
+		}
+	}
+	return out
+}
+
+func nodeNames(p *topology.Plan) []string {
+	names := make([]string, len(p.Nodes))
+	for i, n := range p.Nodes {
+		names[i] = n.Name
+	}
+	return names
+}
+
+func podNames(p *topology.Plan) []string {
+	names := make([]string, len(p.Pods))
+	for i, pod := range p.Pods {
+		names[i] = pod.Name
+	}
+	return names
+}
+
+// count says how many there are, as "1 node" or "3 nodes".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

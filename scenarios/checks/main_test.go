@@ -1,0 +1,51 @@
+package checks_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/internal/labtest"
+	"github.com/overlab/overlab/internal/nstest"
+	"github.com/overlab/overlab/scenarios/checks"
+	"github.com/overlab/overlab/topology"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+func catalogue(t testing.TB) *suite.Suite {
+	t.Helper()
+	s, err := suite.New(checks.All())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// run runs the checks whose IDs match, or all.
+func run(t testing.TB, lab topology.Lab, o suite.Options, only ...string) *suite.Results {
+	t.Helper()
+	o.Select.Only = only
+	r, err := catalogue(t).Run(t.Context(), lab, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// text is everything that a result says.
+func text(r suite.Result) string {
+	lines := []string{r.ID + " " + string(r.Verdict), "  " + r.Evidence, "  " + r.Reason}
+	for _, f := range r.Findings {
+		lines = append(lines, "  "+f.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+func startStore(t testing.TB, lab *labtest.Lab) {
+	t.Helper()
+	if err := lab.StartStore(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}

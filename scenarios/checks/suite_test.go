@@ -1,0 +1,241 @@
+package checks_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/overlab/overlab/harness/capture"
+	"github.com/overlab/overlab/harness/report"
+	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/internal/labtest"
+	"github.com/overlab/overlab/topology"
+)
+
+// allPass fails the test unless every check passes.
+func allPass(t testing.TB, r *suite.Results) {
+	t.Helper()
+	for _, res := range r.Results {
+		if res.Verdict != suite.Pass {
+			t.Error(text(res))
+		}
+	}
+	if r.ExitCode() != 0 {
+		t.Errorf("exit code %d", r.ExitCode())
+	}
+}
+
+// TestSoundLab: nothing is wrong, and nothing is said to be.
+func TestSoundLab(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(3, 2, 1500))
+	startStore(t, lab)
+	r := run(t, lab, suite.Options{})
+	allPass(t, r)
+	t.Logf("%d checks in %v", len(r.Results), r.Took)
+	if len(r.Results) != 19 || len(r.Frames) != 12 {
+		t.Errorf("%d checks and %d frames, want 19 and 12", len(r.Results), len(r.Frames))
+	}
+	if testing.Verbose() {
+		if err := report.Text(os.Stdout, r, report.TextOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestShapes: what is expected follows from the plan.
+func TestShapes(t *testing.T) {
+	shape := func(change func(*topology.Plan)) *topology.Plan {
+		p := labtest.Plan(3, 2, 1500)
+		change(p)
+		return p
+	}
+	for name, c := range map[string]struct {
+		plan          *topology.Plan
+		notApplicable string
+	}{
+		"the seed's underlay of 1450": {labtest.Plan(3, 1, 1450), "NM-01 TTL-01"},
+		"another VNI and port": {shape(func(p *topology.Plan) {
+			p.Network.Backend.VNI, p.Network.Backend.Port = 42, 4789
+		}), ""},
+		"an MTU of the backend's own": {shape(func(p *topology.Plan) { p.Network.Backend.MTU = 1400 }), ""},
+		"learning":                    {shape(func(p *topology.Plan) { p.Network.Backend.Learning = true }), ""},
+		"a node without pods":         {shape(func(p *topology.Plan) { p.Pods = p.Pods[2:] }), ""},
+		"pods on one node": {shape(func(p *topology.Plan) { p.Pods = p.Pods[:2] }),
+			"NM-02 TTL-02 TTL-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+		"one node": {labtest.Plan(1, 2, 1500),
+			"NM-02 TTL-02 TTL-03 CP-01 CP-02 CP-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+		"no pods": {labtest.Plan(2, 0, 1500),
+			"NM-01 NM-02 TTL-01 TTL-02 TTL-03 DP-01 DP-02 DP-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lab := labtest.Up(t, c.plan)
+			r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+			var na []string
+			for _, res := range r.Results {
+				switch res.Verdict {
+				case suite.Pass:
+				case suite.NotApplicable:
+					na = append(na, res.ID)
+				default:
+					t.Error(text(res))
+				}
+			}
+			if got := strings.Join(na, " "); got != c.notApplicable {
+				t.Errorf("not applicable: %s, want %s", got, c.notApplicable)
+			}
+		})
+	}
+}
+
+// restartable is a lab whose agents can be restarted; restart is what that
+// does.
+type restartable struct {
+	*labtest.Lab
+	restart func(node string) error
+}
+
+func (l restartable) RestartAgent(_ context.Context, node string) error { return l.restart(node) }
+
+func TestVtepMAC(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(3, 1, 1500))
+	startStore(t, lab)
+	mac := lab.Plan().Node("node-1").VtepMAC
+	other := topology.MAC{2, 0, 0, 0, 0, 0x99}
+	setMAC := func(node string, m topology.MAC) {
+		lab.Exec(t, node, "ip", "link", "set", "flannel.1", "address", m.String())
+	}
+	expect := func(l topology.Lab, v suite.Verdict, want string) {
+		t.Helper()
+		res := run(t, l, suite.Options{}, "DP-05").Results[0]
+		if got := text(res); res.Verdict != v || !strings.Contains(got, want) {
+			t.Errorf("want %s, %q:\n%s", v, want, got)
+		}
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(lab, suite.Pass, "not tried over a restart")
+
+	setMAC("node-1", other)
+	expect(lab, suite.Fail, "node-1 flannel.1: expected the lease's MAC "+mac.String()+", seen MAC "+other.String())
+	setMAC("node-1", mac)
+	check(lab.PutLease(t.Context(), "node-1", other))
+	expect(lab, suite.Fail, "node-1 flannel.1: expected the lease's MAC "+other.String()+", seen MAC "+mac.String())
+	check(lab.DeleteLease(t.Context(), "node-1"))
+	expect(lab, suite.Fail, "node-1 flannel.1: expected a lease for 10.244.1.0/24, seen none in the store")
+	check(lab.PutLease(t.Context(), "node-1", mac))
+	expect(lab, suite.Pass, "")
+
+	// Over a restart of the last node's agent.
+	last := lab.Plan().Node("node-2").VtepMAC
+	expect(restartable{lab, func(string) error { return nil }}, suite.Pass, "the agent of node-2 restarted")
+	expect(restartable{lab, func(string) error { return errors.New("it does not come up") }}, suite.Inconclusive,
+		"restart the agent of node-2: it does not come up")
+	expect(restartable{lab, func(node string) error {
+		setMAC(node, other)
+		return lab.PutLease(t.Context(), node, other)
+	}}, suite.Fail, "node-2 flannel.1: expected MAC "+last.String()+" as before the agent's restart, seen MAC "+other.String())
+}
+
+func TestVtepMACWithoutStore(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(2, 1, 1500))
+	o := quick()
+	o.Timeouts.Store /= 10
+	if res := run(t, lab, o, "DP-05").Results[0]; res.Verdict != suite.Inconclusive {
+		t.Errorf("the store does not run: %s", text(res))
+	}
+}
+
+// TestDroppedFramesAreInconclusive: with a buffer of one page under a flood,
+// the capture loses frames; what it did see is right, and still no pass.
+func TestDroppedFramesAreInconclusive(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(2, 1, 1500))
+	ns, err := lab.Namespace("master")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := ns.(topology.Local).Dial(t.Context(), "udp", "172.16.1.9:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for payload := make([]byte, 1200); !stop.Load(); {
+			_, _ = conn.Write(payload) // nobody listens
+		}
+	})
+	r := run(t, lab, suite.Options{Ring: capture.Ring{BlockSize: 4096, Blocks: 1}}, "WF")
+	stop.Store(true)
+	wg.Wait()
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, res := range r.Results {
+		if res.Verdict != suite.Inconclusive || !strings.Contains(res.Reason, "dropped") {
+			t.Error(text(res))
+		}
+	}
+	if r.ExitCode() != 3 {
+		t.Errorf("exit code %d, want 3", r.ExitCode())
+	}
+	allPass(t, run(t, lab, suite.Options{}, "WF"))
+}
+
+// TestDownUnderlayIsNoPass: a tap that cannot see its own sentinel proves
+// nothing.
+func TestDownUnderlayIsNoPass(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(2, 1, 1500))
+	lab.Exec(t, "master", "ip", "link", "set", "ens3", "down")
+	o := quick()
+	o.Timeouts.Sentinel /= 10
+	for _, res := range run(t, lab, o, "WF").Results {
+		if res.Verdict == suite.Pass {
+			t.Error(text(res))
+		}
+	}
+}
+
+// wide is a plan of many nodes: labtest's segment holds 240.
+func wide(nodes, pods int) *topology.Plan { return labtest.Plan(nodes, pods, 1500) }
+
+func TestManyNodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short: it makes 48 namespaces")
+	}
+	lab := labtest.Up(t, wide(16, 2))
+	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+	allPass(t, r)
+	for _, res := range r.Results {
+		if res.ID == "TTL-03" && !strings.HasPrefix(res.Evidence, "300 of 960 pairs, ttl=62") {
+			t.Errorf("a bounded check says %q", res.Evidence)
+		}
+	}
+	t.Logf("%d checks in %v", len(r.Results), r.Took)
+}
+
+func BenchmarkSuite(b *testing.B) {
+	for _, size := range [][2]int{{3, 2}, {16, 2}, {64, 2}} {
+		b.Run(fmt.Sprintf("%dx%d", size[0], size[1]), func(b *testing.B) {
+			lab := labtest.Up(b, wide(size[0], size[1]))
+			startStore(b, lab)
+			for b.Loop() {
+				r := run(b, lab, suite.Options{})
+				allPass(b, r)
+				if b.N == 1 && testing.Verbose() {
+					for _, res := range r.Results {
+						b.Logf("%s %v %s", res.ID, res.Took, res.Evidence)
+					}
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,90 @@
+package checks
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/overlab/overlab/harness/lease"
+	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/topology"
+)
+
+func vtepMACCheck() suite.Check {
+	return suite.Check{
+		ID: "DP-05", Title: "the VTEP's MAC is the lease's, and outlives the agent",
+		Source: fromFlannel, Profiles: []string{vxlan},
+		Needs:    []suite.Feature{suite.IPv4, suite.VXLAN, suite.EtcdStore},
+		Disturbs: true, // where the lab can restart an agent
+		Run: func(ctx context.Context, env *suite.Env) error {
+			plan := env.Plan()
+			before, err := compareMACs(ctx, env, plan.Nodes)
+			if err != nil {
+				return err
+			}
+			first, last := plan.Nodes[0], plan.Nodes[len(plan.Nodes)-1]
+			what := fmt.Sprintf("%s, on %s: %s", count(len(before), "device"), first.Name, before[first.Name])
+			restarter, can := env.Lab().(suite.AgentRestarter)
+			if !can {
+				env.Evidence("%s; not tried over a restart: this lab cannot restart agents", what)
+				return nil
+			}
+			env.Evidence("%s; the agent of %s restarted", what, last.Name)
+			return restartKeepsMAC(ctx, env, restarter, last, before)
+		},
+	}
+}
+
+// compareMACs compares each node's VTEP with its lease and returns the VTEPs'
+// MACs by node.
+func compareMACs(ctx context.Context, env *suite.Env, nodes []topology.Node) (map[string]topology.MAC, error) {
+	plan := env.Plan()
+	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Store)
+	defer cancel()
+	leases, err := lease.List(waiting, env.Lab())
+	if err != nil && leases == nil {
+		return nil, err
+	}
+	macs := map[string]topology.MAC{}
+	for _, n := range nodes {
+		s, err := env.Session(ctx, n.Name)
+		if err != nil {
+			return nil, err
+		}
+		st, err := s.State(ctx)
+		if err != nil {
+			return nil, err
+		}
+		where := n.Name + " " + vtep(plan)
+		l := st.Link(vtep(plan))
+		if l == nil {
+			env.Fail(where, "a VXLAN device", "no such device")
+			continue
+		}
+		macs[n.Name] = l.MAC
+		i := slices.IndexFunc(leases, func(x lease.Lease) bool { return x.Subnet == n.PodCIDR.Masked() })
+		switch {
+		case i < 0:
+			env.Fail(where, "a lease for "+n.PodCIDR.String(), "none in the store")
+		case leases[i].VtepMAC != l.MAC:
+			env.Fail(where, "the lease's MAC "+leases[i].VtepMAC.String(), "MAC "+l.MAC.String())
+		}
+	}
+	return macs, nil
+}
+
+func restartKeepsMAC(ctx context.Context, env *suite.Env, r suite.AgentRestarter, n topology.Node, before map[string]topology.MAC) error {
+	restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
+	defer cancel()
+	if err := r.RestartAgent(restarting, n.Name); err != nil {
+		return fmt.Errorf("restart the agent of %s: %w", n.Name, err)
+	}
+	after, err := compareMACs(ctx, env, []topology.Node{n})
+	if err != nil {
+		return err
+	}
+	if was, is := before[n.Name], after[n.Name]; was != is {
+		env.Fail(n.Name+" "+vtep(env.Plan()), "MAC "+was.String()+" as before the agent's restart", "MAC "+is.String())
+	}
+	return nil
+}
