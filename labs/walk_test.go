@@ -197,7 +197,7 @@ func (l *runningLab) run(t *testing.T, steps []*step) {
 		if left == nil {
 			return
 		}
-		lines, err := left.wait()
+		lines, err := left.wait(t)
 		if err != nil {
 			t.Errorf("README.md:%d: on %s, %s: %v\n%s", leftStep.line, leftStep.host, leftStep.command, err, strings.Join(lines, "\n"))
 		}
@@ -217,7 +217,7 @@ func (l *runningLab) run(t *testing.T, steps []*step) {
 			left, leftStep = p, s
 			continue
 		}
-		lines, err := p.wait()
+		lines, err := p.wait(t)
 		if err != nil {
 			t.Errorf("README.md:%d: on %s, %s: %v\n%s", s.line, s.host, s.command, err, strings.Join(lines, "\n"))
 		}
@@ -232,9 +232,10 @@ func (l *runningLab) run(t *testing.T, steps []*step) {
 // process is a command of an exercise that runs. Its output is a terminal, as
 // a reader's is: tools print line by line, and errors where they occur.
 type process struct {
-	cmd    *exec.Cmd
-	cancel context.CancelFunc
-	copied chan struct{}
+	cmd     *exec.Cmd
+	cancel  context.CancelFunc
+	copied  chan struct{}
+	started time.Time
 
 	mu     sync.Mutex
 	output bytes.Buffer
@@ -245,7 +246,7 @@ func (l *runningLab) start(ctx context.Context, s *step) (*process, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, commandTimeout, fmt.Errorf("not ended after %s", commandTimeout))
 	p := &process{
 		cmd:    l.command(ctx, "exec", "--name", l.name, s.host, "--", "sh", "-c", s.command),
-		cancel: cancel, copied: make(chan struct{}), grown: make(chan struct{}, 1),
+		cancel: cancel, copied: make(chan struct{}), grown: make(chan struct{}, 1), started: time.Now(),
 	}
 	ours, theirs, err := pty.Open()
 	if err != nil {
@@ -308,10 +309,14 @@ func (p *process) printed(what string) error {
 }
 
 // wait returns the lines that the process printed, when it has ended.
-func (p *process) wait() ([]string, error) {
+func (p *process) wait(t *testing.T) ([]string, error) {
 	defer p.cancel()
 	err := p.cmd.Wait()
 	<-p.copied
+	const slow = 5 * time.Second
+	if took := time.Since(p.started); took > slow {
+		t.Logf("SLOW: %s took %s", p.cmd.Args[len(p.cmd.Args)-1], took.Round(time.Millisecond))
+	}
 	text := strings.ReplaceAll(strings.TrimRight(p.text(), "\n"), "\r", "")
 	if text == "" {
 		return nil, err
