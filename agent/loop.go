@@ -68,27 +68,15 @@ func newLoop(a *Agent, n *node, h *holder, g *guard) *loop {
 // waitForKernel turns notifications into wakes, one at a time.
 func (l *loop) waitForKernel(ctx context.Context) {
 	for l.kernel.Wait() == nil {
-		for _, step := range []func() bool{
-			func() bool {
-				select {
-				case l.wake <- struct{}{}:
-					return true
-				case <-ctx.Done():
-					return false
-				}
-			},
-			func() bool {
-				select {
-				case <-l.rearm:
-					return true
-				case <-ctx.Done():
-					return false
-				}
-			},
-		} {
-			if !step() {
-				return
-			}
+		select {
+		case l.wake <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-l.rearm:
+		case <-ctx.Done():
+			return
 		}
 	}
 }
