@@ -39,7 +39,7 @@ type Check struct {
 	ID string
 	// Level is Core for the zero value.
 	Level Level
-	// Title states what is true when the check passes, in up to 58 bytes, so
+	// Title states what is true when the check passes, in up to 60 bytes, so
 	// that a report fits 80 columns.
 	Title string
 	// Source is where the demand comes from, as "RFC 7348 section 5".

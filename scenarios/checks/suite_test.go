@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/overlab/overlab/harness/capture"
+	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/harness/report"
 	"github.com/overlab/overlab/harness/suite"
 	"github.com/overlab/overlab/internal/labtest"
@@ -27,6 +29,15 @@ func allPass(t testing.TB, r *suite.Results) {
 	}
 	if r.ExitCode() != 0 {
 		t.Errorf("exit code %d", r.ExitCode())
+	}
+}
+
+// TestCatalogue: every entry is whole, and fits a report of 80 columns.
+func TestCatalogue(t *testing.T) {
+	for _, c := range catalogue(t).Checks() {
+		if c.Source == "" || len(c.Profiles) == 0 || len(c.Title) > 60 {
+			t.Errorf("%s: source %q, profiles %v, title of %d bytes", c.ID, c.Source, c.Profiles, len(c.Title))
+		}
 	}
 }
 
@@ -89,6 +100,30 @@ func TestShapes(t *testing.T) {
 				t.Errorf("not applicable: %s, want %s", got, c.notApplicable)
 			}
 		})
+	}
+}
+
+// TestNotOurBusiness: what the overlay does not care about is no finding.
+func TestNotOurBusiness(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(3, 2, 1500))
+	for _, link := range []string{"flannel/1", "cni0", "ens3"} {
+		lab.Exec(t, "node-1", "sysctl", "-qw", "net.ipv6.conf."+link+".disable_ipv6=0")
+	}
+	for _, cmd := range []string{
+		"ip route add 169.254.169.254 via 172.16.1.8",
+		"ip route add default via 172.16.1.8",
+		"ip route add blackhole 10.245.0.0/16",
+		"ip link add docker0 type bridge",
+		"ip addr add 172.17.0.1/16 dev docker0",
+		"ip neigh add 172.16.1.77 dev ens3 lladdr 02:00:00:00:00:77 nud permanent",
+		"bridge fdb add 02:00:00:00:00:77 dev ens3 self permanent",
+	} {
+		lab.Exec(t, "node-1", strings.Fields(cmd)...)
+	}
+	r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+	allPass(t, r)
+	if !slices.ContainsFunc(r.States["node-1"].RoutesVia("flannel.1"), func(r probe.Route) bool { return r.Dst.Addr().Is6() }) {
+		t.Error("IPv6 did not come up, so that nothing is shown")
 	}
 }
 
@@ -204,14 +239,11 @@ func TestDownUnderlayIsNoPass(t *testing.T) {
 	}
 }
 
-// wide is a plan of many nodes: labtest's segment holds 240.
-func wide(nodes, pods int) *topology.Plan { return labtest.Plan(nodes, pods, 1500) }
-
 func TestManyNodes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not with -short: it makes 48 namespaces")
 	}
-	lab := labtest.Up(t, wide(16, 2))
+	lab := labtest.Up(t, labtest.Plan(16, 2, 1500))
 	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
 	allPass(t, r)
 	for _, res := range r.Results {
@@ -225,7 +257,7 @@ func TestManyNodes(t *testing.T) {
 func BenchmarkSuite(b *testing.B) {
 	for _, size := range [][2]int{{3, 2}, {16, 2}, {64, 2}} {
 		b.Run(fmt.Sprintf("%dx%d", size[0], size[1]), func(b *testing.B) {
-			lab := labtest.Up(b, wide(size[0], size[1]))
+			lab := labtest.Up(b, labtest.Plan(size[0], size[1], 1500))
 			startStore(b, lab)
 			for b.Loop() {
 				r := run(b, lab, suite.Options{})
