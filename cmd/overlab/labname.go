@@ -63,10 +63,17 @@ func load(arg, name string) (*topology.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if name != "" {
-		spec.Metadata.Name = name
+	if name == "" {
+		return spec.Plan()
 	}
-	return spec.Plan()
+	spec.Metadata.Name = name
+	plan, err := spec.Plan()
+	var errs topology.Errors
+	if errors.As(err, &errs) && len(errs) > 0 {
+		// The file was sound until it got this name.
+		return nil, fmt.Errorf("--name: %s", errs[0].Msg)
+	}
+	return plan, err
 }
 
 // loadSpec reads a lab by file or by the name of one that ships; without

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -159,8 +160,10 @@ func (a *agent) Status() topology.AgentStatus {
 	return a.status
 }
 
-// kill ends the running process; it is started again.
-func (a *agent) kill(ctx context.Context) error {
+// restart kills the running process and returns when the next one says that
+// it is ready. An agent that does not answer on its health port, as a script
+// may not, is taken to be ready once it has run for a while.
+func (a *agent) restart(ctx context.Context) error {
 	before := a.Status()
 	if before.PID == 0 {
 		return fmt.Errorf("node %s's agent is not running (%s)", a.node, before.LastExit)
@@ -170,14 +173,39 @@ func (a *agent) kill(ctx context.Context) error {
 	}
 	for {
 		if now := a.Status(); now.PID != 0 && now.PID != before.PID {
-			return nil
+			ready, answered := a.ready(ctx)
+			if ready || !answered && time.Since(now.Started) > silence {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("node %s's agent did not come back: %w", a.node, ctx.Err())
-		case <-time.After(time.Millisecond):
+			return fmt.Errorf("node %s's agent did not come back: %w; %s", a.node, ctx.Err(), a.logTail())
+		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// silence is after how long an agent that answers no health question counts
+// as one that never does.
+const silence = 2 * time.Second
+
+// ready asks the agent's /readyz; answered is false where nobody listens.
+func (a *agent) ready(ctx context.Context) (ready, answered bool) {
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{
+		DialContext:       a.space.set.Dial,
+		DisableKeepAlives: true,
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/readyz", healthzPort), nil)
+	if err != nil {
+		return false, false
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return false, false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK, true
 }
 
 // logTail returns the last lines that the agent printed, for an error.

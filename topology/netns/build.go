@@ -80,7 +80,7 @@ func (l *lab) build(ctx context.Context) error {
 func (l *lab) ipv6() bool { return l.plan.IPv6 != topology.IPv6Off }
 
 func (l *lab) makeUnderlay() (*underlay, error) {
-	if err := probeKinds(); err != nil {
+	if err := probeKinds(linkKinds()); err != nil {
 		return nil, err
 	}
 	net, err := newUnderlay(l.plan)

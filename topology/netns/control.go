@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 
@@ -90,16 +91,15 @@ func (p *peer) send(v any, files ...*os.File) error {
 func (p *peer) receive(v any) ([]*os.File, error) {
 	oob := make([]byte, unix.CmsgSpace(3*4))
 	n, oobn, _, _, err := p.conn.ReadMsgUnix(p.buf, oob)
+	if errors.Is(err, io.EOF) {
+		return nil, errHungUp
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read control message: %w", err)
 	}
 	files, err := receivedFiles(oob[:oobn])
 	if err != nil {
 		return nil, err
-	}
-	if n == 0 {
-		closeAll(files)
-		return nil, errHungUp
 	}
 	if err := json.Unmarshal(p.buf[:n], v); err != nil {
 		closeAll(files)

@@ -122,9 +122,7 @@ func ProbeFeatures() error {
 	}
 	defer links.Close()
 	for _, kind := range linkKinds() {
-		var batch rtnl.Batch
-		kind.add(&batch)
-		print("links of type "+kind.name, links.Do(&batch), "sudo modprobe "+kind.name)
+		print("links of type "+kind.name, kind.try(links), "sudo modprobe "+kind.name)
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err == nil {

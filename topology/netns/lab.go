@@ -53,8 +53,7 @@ func (l *outsideLab) Status(context.Context) (topology.Status, error) {
 	return *s, nil
 }
 
-// RestartAgent kills a node's agent and returns when it has been started
-// again.
+// RestartAgent kills a node's agent and returns when the next one is ready.
 func (l *outsideLab) RestartAgent(_ context.Context, node string) error {
 	_, err := ask(l.dir, request{Op: opRestart, Node: node})
 	return err

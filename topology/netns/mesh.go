@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -129,10 +130,28 @@ func (f *subnetFiles) each(ctx context.Context, p *topology.Plan, found func(nod
 		case err := <-f.watcher.Errors:
 			return fmt.Errorf("watch for subnet.env: %w", err)
 		case <-ctx.Done():
-			return fmt.Errorf("wait for subnet.env: %w", context.Cause(ctx))
+			nodes := slices.Sorted(maps.Keys(waiting))
+			return &noSubnetFile{node: nodes[0], others: len(nodes) - 1, err: context.Cause(ctx)}
 		}
 	}
 	return nil
 }
+
+// noSubnetFile says that a node's agent wrote no subnet.env.
+type noSubnetFile struct {
+	node   string
+	others int
+	err    error
+}
+
+func (e *noSubnetFile) Error() string {
+	more := ""
+	if e.others > 0 {
+		more = fmt.Sprintf(" (nor did those of %d other nodes)", e.others)
+	}
+	return fmt.Sprintf("node %s's agent did not write /run/flannel/subnet.env%s: %v", e.node, more, e.err)
+}
+
+func (e *noSubnetFile) Unwrap() error { return e.err }
 
 func (f *subnetFiles) close() error { return f.watcher.Close() }

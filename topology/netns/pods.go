@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/overlab/overlab/agent/cni"
@@ -12,7 +13,7 @@ import (
 func (l *lab) wirePods(ctx context.Context, files *subnetFiles) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, meshTimeout, fmt.Errorf("not after %s", meshTimeout))
 	defer cancel()
-	return files.each(ctx, l.plan, func(node string) error {
+	err := files.each(ctx, l.plan, func(node string) error {
 		pods := l.plan.PodsOn(node)
 		if len(pods) == 0 {
 			return nil
@@ -27,6 +28,11 @@ func (l *lab) wirePods(ctx context.Context, files *subnetFiles) error {
 		}
 		return nil
 	})
+	var missing *noSubnetFile
+	if errors.As(err, &missing) {
+		return fmt.Errorf("%w; %s", err, l.agents[missing.node].logTail())
+	}
+	return err
 }
 
 // cniRequests are the ADDs of a node's pods, in the configuration of flannel's

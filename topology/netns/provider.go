@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,11 +61,30 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 	if plan.Network.Backend.DirectRouting {
 		errs = append(errs, errors.New("spec.network.Backend.DirectRouting: not in this build; leave it out"))
 	}
+	errs = append(errs, samePublicIP(plan)...)
 	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 })
 	if bundled && p.Programs["overlabd"] == "" {
 		errs = append(errs, errors.New("overlabd is neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`"))
 	}
 	return errors.Join(errs...)
+}
+
+// samePublicIP names the nodes that would publish one address. Flannel knows a
+// node by it: they would share one subnet, and the lab could not come up.
+func samePublicIP(plan *topology.Plan) []error {
+	holder := map[netip.Addr]string{}
+	var errs []error
+	for i := range plan.Nodes {
+		n := &plan.Nodes[i]
+		ip := n.PublicIP()
+		if other, taken := holder[ip]; taken {
+			errs = append(errs, fmt.Errorf("spec.nodes: %s and %s would both publish %s, the address of their agents' interface %s: choose another with spec.agent.iface, or set agent.publicIP",
+				other, n.Name, ip, n.Agent.Underlay))
+			continue
+		}
+		holder[ip] = n.Name
+	}
+	return errs
 }
 
 // Up implements topology.Provider.
@@ -186,6 +206,9 @@ func (s *supervisor) await(ctx context.Context, progress func(topology.Phase)) e
 			}
 			return errors.New(r.Error)
 		case r.Ready:
+			if !stop() {
+				return context.Cause(ctx) // too late: it is being killed
+			}
 			return nil
 		case r.Phase != nil && progress != nil:
 			progress(*r.Phase)
@@ -215,7 +238,7 @@ func (s *supervisor) undo() error {
 
 // Open implements topology.Provider.
 func (*Provider) Open(_ context.Context, name string) (topology.Lab, error) {
-	if os.Getenv(insideEnv) == name {
+	if Inside() && os.Getenv(insideEnv) == name {
 		return openInside()
 	}
 	st, err := stateOf(name)
@@ -231,6 +254,7 @@ func (*Provider) Open(_ context.Context, name string) (topology.Lab, error) {
 // alive returns topology.ErrNoLab unless a supervisor holds the lock.
 func (s state) alive() error {
 	if _, err := os.Stat(s.path(lockFile)); err != nil {
+		s.removeEmpty()
 		return fmt.Errorf("lab %s: %w", s.name, topology.ErrNoLab)
 	}
 	lock, err := s.lock()
@@ -306,7 +330,11 @@ func (*Provider) Down(ctx context.Context, name string) error {
 	if err := st.kill(ctx); err != nil {
 		return err
 	}
-	return st.removeStale()
+	// Who holds the lock now clears the folder, or has claimed it.
+	if err := st.removeStale(); !errors.Is(err, errRunning) {
+		return err
+	}
+	return nil
 }
 
 // downTimeout is how long the kernel may take to end a lab's processes.

@@ -68,9 +68,9 @@ func (l *lab) restartAgent(node string) response {
 	if a == nil {
 		return response{Error: fmt.Sprintf("no node %s in lab %s", node, l.plan.Name)}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), restartMost)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*restartMost)
 	defer cancel()
-	if err := a.kill(ctx); err != nil {
+	if err := a.restart(ctx); err != nil {
 		return response{Error: err.Error()}
 	}
 	return response{}

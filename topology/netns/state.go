@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +18,7 @@ import (
 
 // Names inside a lab's state folder.
 const (
-	lockFile    = "lock"
+	lockFile    = "overlab.lock"
 	planFile    = "plan.json"
 	socketFile  = "control.sock"
 	logFolder   = "logs"
@@ -62,7 +64,16 @@ type state struct {
 	dir  string
 }
 
+// labName is what topology lets a lab be called. A name becomes a folder that
+// is removed with all that is in it, so nothing else may pass.
+var labName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
+// stateOf returns the folder of the lab of that name; topology.ErrNoLab if no
+// lab can be called so.
 func stateOf(name string) (state, error) {
+	if !labName.MatchString(name) {
+		return state{}, fmt.Errorf("lab %q: %w: names are lower-case letters, digits and hyphens", name, topology.ErrNoLab)
+	}
 	root, err := StateRoot()
 	if err != nil {
 		return state{}, err
@@ -81,15 +92,22 @@ var errRunning = errors.New("is already running")
 // process holds the returned file. What a dead lab left is cleared.
 func (s state) claim() (*os.File, error) {
 	root := filepath.Dir(s.dir)
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, fmt.Errorf("make state folder: %w", err)
-	}
-	if err := owned(root, os.Getuid()); err != nil {
-		return nil, err
-	}
 	for {
-		if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.MkdirAll(root, 0o700); err != nil {
 			return nil, fmt.Errorf("make state folder: %w", err)
+		}
+		err := owned(root, os.Getuid())
+		if err == nil {
+			err = os.Mkdir(s.dir, 0o700)
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // the root went with another command's last lab
+		case err != nil && !errors.Is(err, fs.ErrExist):
+			return nil, fmt.Errorf("make state folder: %w", err)
+		}
+		if err := s.ours(); err != nil {
+			return nil, err
 		}
 		lock, err := s.lock()
 		switch {
@@ -103,6 +121,19 @@ func (s state) claim() (*os.File, error) {
 		}
 		return lock, nil
 	}
+}
+
+// ours says why the folder is not a lab's: it holds files, and no lock among
+// them. What is in a lab's folder is removed, and this is somebody's.
+func (s state) ours() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read state folder: %w", err)
+	}
+	if len(entries) == 0 || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == lockFile }) {
+		return nil
+	}
+	return fmt.Errorf("state folder %s holds files that no lab put there (%s): call the lab something else, or set OVERLAB_STATE_DIR to another folder", s.dir, entries[0].Name())
 }
 
 // lock takes the folder's lock; errRunning if a lab holds it, fs.ErrNotExist
@@ -146,15 +177,26 @@ func (s state) clear() error {
 	return errors.Join(errs...)
 }
 
-// remove removes the folder; the caller holds its lock. The root goes too
+// remove removes the folder; the caller holds its lock. The lock goes last, so
+// that a folder without one is empty, however this ends. The root goes too
 // when it was the last lab's.
 func (s state) remove() error {
-	err := os.RemoveAll(s.dir)
-	_ = os.Remove(filepath.Dir(s.dir)) // refuses while other labs are there
-	if err != nil {
+	if err := s.clear(); err != nil {
 		return fmt.Errorf("remove state folder: %w", err)
 	}
+	if err := os.Remove(s.path(lockFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove state folder: %w", err)
+	}
+	s.removeEmpty()
 	return nil
+}
+
+// removeEmpty removes the folder, and the root after it, unless another
+// command has put something there.
+func (s state) removeEmpty() {
+	if os.Remove(s.dir) == nil {
+		_ = os.Remove(filepath.Dir(s.dir))
+	}
 }
 
 // removeStale removes the folder if no lab lives in it.
@@ -184,7 +226,7 @@ func states() ([]state, error) {
 	}
 	var out []state
 	for _, e := range entries {
-		if e.IsDir() {
+		if e.IsDir() && labName.MatchString(e.Name()) {
 			out = append(out, state{name: e.Name(), dir: filepath.Join(root, e.Name())})
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,15 +45,17 @@ func startStore(p *topology.Plan) (*store, error) {
 		peerPort++
 	}
 	peer := url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(peerPort))}
-	address := p.Node(p.Store.Node).Underlay().Address.Addr()
-	advertise := url.URL{Scheme: "http", Host: net.JoinHostPort(address.String(), strconv.Itoa(p.Store.Port))}
+	advertise, err := url.Parse(endpoint(p))
+	if err != nil {
+		return nil, fmt.Errorf("start the store on node %s: %w", p.Store.Node, err)
+	}
 
 	c := embed.NewConfig()
 	c.Name = p.Store.Node
 	c.Dir = storeFolder
 	c.TickMs, c.ElectionMs = etcdTick, etcdElection
 	c.UnsafeNoFsync = true // the data dies with the lab
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{listen}, []url.URL{advertise}
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{listen}, []url.URL{*advertise}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	c.InitialCluster = c.Name + "=" + peer.String()
 	// The gateway would dial itself from a thread in another namespace.
@@ -130,6 +134,26 @@ func subnetKey(n *topology.Node) string {
 
 // endpoint is the URL under which agents reach the store.
 func endpoint(p *topology.Plan) string {
-	address := p.Node(p.Store.Node).Underlay().Address.Addr()
-	return "http://" + net.JoinHostPort(address.String(), strconv.Itoa(p.Store.Port))
+	return "http://" + net.JoinHostPort(storeAddress(p).String(), strconv.Itoa(p.Store.Port))
+}
+
+// storeAddress is the address of the store's node that every node reaches: on
+// the agent's interface if all nodes share its segment, else on the first
+// segment that all share, else on the agent's interface, by way of routers.
+func storeAddress(p *topology.Plan) netip.Addr {
+	node := p.Node(p.Store.Node)
+	shared := func(nic *topology.Interface) bool {
+		return !slices.ContainsFunc(p.Nodes, func(n topology.Node) bool {
+			return !slices.ContainsFunc(n.Interfaces, func(i topology.Interface) bool { return i.Segment == nic.Segment })
+		})
+	}
+	if shared(node.Underlay()) {
+		return node.Underlay().Address.Addr()
+	}
+	for i := range node.Interfaces {
+		if nic := &node.Interfaces[i]; shared(nic) {
+			return nic.Address.Addr()
+		}
+	}
+	return node.Underlay().Address.Addr()
 }

@@ -13,10 +13,9 @@ import (
 // Interface indices that the provider chooses, so that one batch can create a
 // link and use it. Links that come later get the kernel's next free ones.
 const (
-	loIndex         = 1
-	firstIndex      = 2    // a node's first underlay interface, the underlay's first bridge
-	firstPortIndex  = 1000 // the underlay's bridge ports
-	vtepPlaceholder = 500  // a VTEP whose MAC the spec fixes
+	loIndex        = 1
+	firstIndex     = 2    // a node's first underlay interface, the underlay's first bridge
+	firstPortIndex = 1000 // the underlay's bridge ports
 )
 
 // underlay is the builder of the namespaces' links, one batch a namespace.
@@ -110,7 +109,7 @@ func fixVTEP(p *topology.Plan, n *topology.Node, s *space) error {
 	}
 	var b rtnl.Batch
 	b.AddVxlan(
-		rtnl.Link{Name: fmt.Sprintf("flannel.%d", p.Network.Backend.VNI), Index: vtepPlaceholder, MAC: n.VtepMAC.HardwareAddr(), MTU: p.OverlayMTU(n)},
+		rtnl.Link{Name: fmt.Sprintf("flannel.%d", p.Network.Backend.VNI), Index: firstIndex + len(n.Interfaces), MAC: n.VtepMAC.HardwareAddr(), MTU: p.OverlayMTU(n)},
 		rtnl.Vxlan{VNI: p.Network.Backend.VNI, Port: p.Network.Backend.Port, Local: n.PublicIP(), Dev: dev, Learning: p.Network.Backend.Learning, GBP: p.Network.Backend.GBP},
 	)
 	if err := s.links.Do(&b); err != nil {
@@ -145,18 +144,27 @@ func fixNeighbours(p *topology.Plan, n *topology.Node, s *space) error {
 
 // linkKind is a kind of link that labs are made of.
 type linkKind struct {
+	// name is the kernel's word for it, and its module's name.
 	name, option string
-	add          func(*rtnl.Batch)
+	// try creates a link of the kind.
+	try func(*rtnl.Conn) error
 }
 
 // linkKinds are the kinds that a lab needs.
 func linkKinds() []linkKind {
+	create := func(add func(*rtnl.Batch)) func(*rtnl.Conn) error {
+		return func(links *rtnl.Conn) error {
+			var b rtnl.Batch
+			add(&b)
+			return links.Do(&b)
+		}
+	}
 	return []linkKind{
-		{"bridge", "CONFIG_BRIDGE", func(b *rtnl.Batch) { b.AddBridge(rtnl.Link{Name: "bridge"}) }},
-		{"veth", "CONFIG_VETH", func(b *rtnl.Batch) { b.AddVeth(rtnl.Link{Name: "veth"}, rtnl.Link{Name: "peer"}) }},
-		{"vxlan", "CONFIG_VXLAN", func(b *rtnl.Batch) {
+		{"bridge", "CONFIG_BRIDGE", create(func(b *rtnl.Batch) { b.AddBridge(rtnl.Link{Name: "bridge"}) })},
+		{"veth", "CONFIG_VETH", create(func(b *rtnl.Batch) { b.AddVeth(rtnl.Link{Name: "veth"}, rtnl.Link{Name: "peer"}) })},
+		{"vxlan", "CONFIG_VXLAN", create(func(b *rtnl.Batch) {
 			b.AddVxlan(rtnl.Link{Name: "vxlan"}, rtnl.Vxlan{VNI: 1, Port: 8472, Local: netip.AddrFrom4([4]byte{127, 0, 0, 1})})
-		}},
+		})},
 	}
 }
 
@@ -164,15 +172,13 @@ func linkKinds() []linkKind {
 // else, so that a kernel that lacks one is named before anything is built. The
 // namespace lives as long as the lab: deleting a link takes the kernel up to
 // 30 ms, more than the lab's whole underlay.
-func probeKinds() error {
+func probeKinds(kinds []linkKind) error {
 	s, err := newSpace("probe", "", 0, func() error { return nil })
 	if err != nil {
 		return err
 	}
-	for _, kind := range linkKinds() {
-		var batch rtnl.Batch
-		kind.add(&batch)
-		if err := s.links.Do(&batch); err != nil {
+	for _, kind := range kinds {
+		if err := kind.try(s.links); err != nil {
 			return &missingFeature{kind: kind.name, option: kind.option, err: err}
 		}
 	}

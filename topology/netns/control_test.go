@@ -1,0 +1,93 @@
+package netns
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// connection is both ends of a control connection.
+func connection(t *testing.T) (client, server *peer) {
+	t.Helper()
+	// Longer than the 107 bytes of a socket's path.
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if st, err := os.Stat(filepath.Join(dir, socketFile)); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("the socket is %v (%v), not its owner's alone", st.Mode(), err)
+	}
+	client, err = dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.conn.Close(); conn.Close() })
+	return client, newPeer(conn)
+}
+
+func TestControlPassesMessagesAndFiles(t *testing.T) {
+	client, server := connection(t)
+	cred, err := server.credentials()
+	if err != nil || int(cred.Pid) != os.Getpid() || int(cred.Uid) != os.Getuid() {
+		t.Errorf("credentials %+v, %v", cred, err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if err := client.send(request{Op: opRun, Space: "node-1"}, r, w, w); err != nil {
+		t.Fatal(err)
+	}
+	var req request
+	files, err := server.receive(&req)
+	if err != nil || req.Space != "node-1" || len(files) != 3 {
+		t.Fatalf("received %+v with %d files, %v", req, len(files), err)
+	}
+	defer closeAll(files)
+	if _, err := io.WriteString(files[1], "x"); err != nil {
+		t.Error(err)
+	}
+	b := make([]byte, 1)
+	if _, err := io.ReadFull(r, b); err != nil || b[0] != 'x' {
+		t.Errorf("the file that was handed over is not the pipe: %q, %v", b, err)
+	}
+}
+
+func TestControlRefuses(t *testing.T) {
+	client, server := connection(t)
+	err := client.send(request{Argv: []string{strings.Repeat("x", maxMessage)}})
+	if err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("a message of %d bytes: %v", maxMessage, err)
+	}
+	if _, err := client.conn.Write([]byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	var req request
+	if _, err := server.receive(&req); err == nil {
+		t.Error("half a message is no error")
+	}
+	client.conn.Close()
+	if _, err := server.receive(&req); !errors.Is(err, errHungUp) {
+		t.Errorf("a closed connection: %v, want errHungUp", err)
+	}
+}
+
+func TestDialWithoutALab(t *testing.T) {
+	if _, err := dial(t.TempDir()); err == nil || !strings.Contains(err.Error(), "connect to the lab") {
+		t.Errorf("dial = %v", err)
+	}
+}

@@ -1,0 +1,97 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+
+	"github.com/overlab/overlab/internal/nstest"
+)
+
+func TestStoreHoldsConfigAndReservations(t *testing.T) {
+	labFolders(t)
+	p := planOf(t, "spec: {network: {Network: 10.0.0.0/8}, nodes: [{name: m, role: control-plane}, {name: w, count: 140}]}\n")
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	err := nstest.New(t).Do(func() error {
+		s, err := startStore(p)
+		if err != nil {
+			return err
+		}
+		defer s.server.Close()
+		if err := s.wait(ctx); err != nil {
+			return err
+		}
+		if err := s.fill(ctx); err != nil {
+			return err
+		}
+		c := v3client.New(s.server.Server)
+		defer c.Close()
+		config, err := c.Get(ctx, "/coreos.com/network/config")
+		if err != nil {
+			return err
+		}
+		if len(config.Kvs) != 1 || !strings.Contains(string(config.Kvs[0].Value), `"Network":"10.0.0.0/8"`) {
+			t.Errorf("config: %v", config.Kvs)
+		}
+		subnets, err := c.Get(ctx, "/coreos.com/network/subnets/", clientv3.WithPrefix())
+		if err != nil {
+			return err
+		}
+		if len(subnets.Kvs) != len(p.Nodes) {
+			t.Errorf("%d reservations for %d nodes", len(subnets.Kvs), len(p.Nodes))
+		}
+		first := subnets.Kvs[0]
+		if key, value := string(first.Key), string(first.Value); key != "/coreos.com/network/subnets/10.0.0.0-24" ||
+			value != fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.Nodes[0].PublicIP()) || first.Lease != 0 {
+			t.Errorf("reservation %s = %s, lease %d", key, value, first.Lease)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStoreWhosePortIsUsed(t *testing.T) {
+	labFolders(t)
+	for _, c := range []struct {
+		name, listen, spec string
+		words              []string
+	}{
+		{"client port", ":2379", "spec: {}\n", []string{"port 2379", "spec.store.port", "node master"}},
+		{"another client port", "127.0.0.1:4001", "spec: {store: {port: 4001}}\n", []string{"port 4001", "spec.store.port"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := planOf(t, c.spec)
+			err := nstest.New(t).Do(func() error {
+				l, err := net.Listen("tcp", c.listen)
+				if err != nil {
+					return err
+				}
+				defer l.Close()
+				s, err := startStore(p)
+				if err == nil {
+					t.Error("the store started")
+					s.server.Close()
+					return nil
+				}
+				for _, w := range c.words {
+					if !strings.Contains(err.Error(), w) {
+						t.Errorf("%q does not say %q", err, w)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
