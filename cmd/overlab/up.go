@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,8 +48,7 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 		defer lab.Close()
 		fmt.Fprintf(c.err, "up in %.2f s\n", time.Since(began).Seconds())
 		if out.value == "table" {
-			c.suggest(plan)
-			return nil
+			return c.suggest(plan, exercise(first(args)))
 		}
 		status, err := lab.Status(cmd.Context())
 		if err != nil {
@@ -59,18 +59,21 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 	return cmd
 }
 
-// suggest names the commands that a newcomer would want next.
-func (c command) suggest(p *topology.Plan) {
-	node := p.Nodes[min(1, len(p.Nodes)-1)].Name
-	fmt.Fprintf(c.out, `
-next:
-  overlab test            judge it: pings, TTLs, MTU, a captured packet
-  overlab shell %-9s look around: ip route, bridge fdb, tcpdump
-`, node)
+// suggest names the commands that a newcomer would want next, and the exercise
+// of a lab that ships.
+func (c command) suggest(p *topology.Plan, exercise string) error {
+	t := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\nnext:")
+	fmt.Fprintln(t, "  overlab test\tjudge it, and see a captured packet")
+	fmt.Fprintf(t, "  overlab shell %s\tlook around on a node\n", p.Nodes[min(1, len(p.Nodes)-1)].Name)
 	if from, to := twoPods(p); from != nil {
-		fmt.Fprintf(c.out, "  overlab exec %s -- ping -c3 %s\n", from.Name, to.Address.Addr())
+		fmt.Fprintf(t, "  overlab exec %s -- ping -c3 %s\tcross the overlay\n", from.Name, to.Address.Addr())
 	}
-	fmt.Fprintf(c.out, "  overlab down\n")
+	fmt.Fprintln(t, "  overlab down\tend it, without a trace")
+	if exercise != "" {
+		fmt.Fprintf(t, "the exercise: %s\n", exercise)
+	}
+	return t.Flush()
 }
 
 // twoPods are two pods on different nodes, workers' before the master's.
@@ -80,10 +83,7 @@ func twoPods(p *topology.Plan) (from, to *topology.Pod) {
 		case to == nil:
 			to = pod
 		case pod.Node != to.Node:
-			for from = pod; i > 0 && p.Pods[i-1].Node == from.Node; i-- {
-				from = &p.Pods[i-1]
-			}
-			return from, to
+			return pod, to
 		}
 	}
 	return nil, nil
