@@ -17,8 +17,7 @@ help: ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 lab-up: build ## bring a lab up (LAB=000 for an article's) and judge it
-	@$(BIN)/overlab up $(LAB)
-	@$(BIN)/overlab test
+	@$(BIN)/overlab up $(LAB) --test
 
 lab-down: build ## end every lab of yours
 	@$(BIN)/overlab down --all

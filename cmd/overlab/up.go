@@ -15,6 +15,7 @@ import (
 
 func (c command) up() *cobra.Command {
 	var name string
+	var judge bool
 	cmd := &cobra.Command{
 		Use:   "up [LAB|FILE]",
 		Short: "Bring a lab up",
@@ -24,14 +25,18 @@ returns when every node's agent has programmed its mesh.
 Nothing on this machine changes: the lab lives in namespaces of its own, and
 goes without a trace with ` + "`overlab down`" + `, or if its supervisor is killed.`,
 		Example: `  overlab up                a master and two workers, two pods on each
-  overlab up 000            the lab of a seed article
+  overlab up 000 --test     an article's lab, judged at once
   overlab up my-lab.yaml`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeSpecs,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "call the lab so, in place of metadata.name")
+	cmd.Flags().BoolVar(&judge, "test", false, "run overlab test once the lab is up")
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if judge && out.value != "table" {
+			return errors.New("--test prints its report to standard output: leave -o out, or run `overlab test` after")
+		}
 		began := time.Now()
 		plan, err := load(first(args), name)
 		if err != nil {
@@ -47,6 +52,13 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 		}
 		defer lab.Close()
 		fmt.Fprintf(c.err, "up in %.2f s\n", time.Since(began).Seconds())
+		if judge {
+			root := cmd.Root()
+			root.SetArgs([]string{"test", "--name", plan.Name})
+			if err := root.ExecuteContext(cmd.Context()); err != nil {
+				return err
+			}
+		}
 		if out.value == "table" {
 			return c.suggest(plan, exercise(first(args)))
 		}
