@@ -32,7 +32,8 @@ test: build ## run the tests
 	OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -timeout 20m ./...
 
 bench: build ## measure, each figure beside a baseline of the same run
-	OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/...
+	@OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/
+	@$(GO) test -run '^$$' -bench . -benchtime 20x ./agent/... ./harness/... ./scenarios/... ./topology/
 
 lint: ## gofmt, go vet, staticcheck, golangci-lint where it is installed
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "run gofmt -w on: $$files" >&2; exit 1; }
