@@ -7,6 +7,7 @@ package vxlan
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -45,8 +46,9 @@ type leaseData struct {
 
 // VXLAN is one node's part of a VXLAN overlay.
 type VXLAN struct {
-	link datapath.Link
-	ip   netip.Addr
+	network *lease.Config
+	link    datapath.Link
+	ip      netip.Addr
 }
 
 // New checks the configuration.
@@ -63,9 +65,9 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	mtu := min(cfg.MTU, u.MTU) - overhead
 	switch {
 	case c.EnableIPv6:
-		return nil, fmt.Errorf("IPv6 (EnableIPv6) over vxlan is not in this build")
+		return nil, errors.New("IPv6 (EnableIPv6) over vxlan is not in this build")
 	case cfg.DirectRouting:
-		return nil, fmt.Errorf("vxlan with DirectRouting is not in this build")
+		return nil, errors.New("vxlan with DirectRouting is not in this build")
 	case cfg.VNI < 0 || cfg.VNI >= 1<<24:
 		return nil, fmt.Errorf("VNI %d is not a 24-bit number", cfg.VNI)
 	case len(name) > maxName:
@@ -79,7 +81,8 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 		cfg.Port = kernelPort
 	}
 	return &VXLAN{
-		ip: u.PublicIP,
+		network: c,
+		ip:      u.PublicIP,
 		link: datapath.Link{
 			Name: name, Kind: "vxlan", MAC: datapath.RandomMAC(), MTU: mtu, Up: true, Underlay: u.Name,
 			Local: u.PublicIP, VNI: cfg.VNI, Port: cfg.Port, Learning: cfg.Learning, GBP: cfg.GBP,
@@ -127,15 +130,22 @@ func (v *VXLAN) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []s
 	s := v.Device()
 	s.Addrs.Add(datapath.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Key.Subnet.Addr(), 32)})
 	var problems []string
-	// One MAC has one place in the forwarding database.
+	// One MAC has one place in the forwarding database, and one address one
+	// node. A subnet from elsewhere could be that of the underlay, and its route
+	// would replace the node's own.
 	holders := map[datapath.MAC]netip.Prefix{v.link.MAC: own.Key.Subnet}
-	for _, l := range all {
+	subnets := lease.NewSubnets(v.network)
+	_ = subnets.Take(own.Key.Subnet) // the first, and of this Network
+	for _, l := range lease.OrdinaryFirst(v.network, all) {
 		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Subnet.IsValid() {
 			continue // ours, a reservation, or IPv6 alone
 		}
 		mac, err := v.peer(l)
 		if holder, taken := holders[mac]; err == nil && taken {
 			err = fmt.Errorf("VtepMAC %s is also that of %s: the nodes were cloned, or one took the other's device", mac, holder)
+		}
+		if err == nil {
+			err = subnets.Take(l.Key.Subnet)
 		}
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("lease %s: %v", l.Key, err))
@@ -157,7 +167,9 @@ func (v *VXLAN) peer(l lease.Lease) (datapath.MAC, error) {
 	case l.Attrs.BackendType != Type:
 		return datapath.MAC{}, fmt.Errorf("it is of the backend %s, not %s", l.Attrs.BackendType, Type)
 	case !l.Attrs.PublicIP.IsValid() || l.Attrs.PublicIP.IsUnspecified():
-		return datapath.MAC{}, fmt.Errorf("it has no PublicIP")
+		return datapath.MAC{}, errors.New("it has no PublicIP")
+	case !l.Attrs.PublicIP.IsGlobalUnicast() && !l.Attrs.PublicIP.IsLinkLocalUnicast():
+		return datapath.MAC{}, fmt.Errorf("its PublicIP %s is not the address of one machine", l.Attrs.PublicIP)
 	case l.Attrs.PublicIP == v.ip:
 		return datapath.MAC{}, fmt.Errorf("its PublicIP %s is this node's own", v.ip)
 	}
