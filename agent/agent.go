@@ -97,7 +97,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
-	defer node.kernel.Close() //nolint:errcheck // nothing is left in it
+	defer node.close() //nolint:errcheck // nothing is left in its sockets
 
 	snapshots := newMailbox[lease.Snapshot]()
 	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
@@ -123,7 +123,10 @@ type node struct {
 	underlay backend.Underlay
 	backend  backend.Backend
 	kernel   *datapath.Kernel
+	segment  *segment
 }
+
+func (n *node) close() error { return errors.Join(n.kernel.Close(), n.segment.close()) }
 
 // configure waits for a network configuration, as flannel does: for ever.
 func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
@@ -169,14 +172,20 @@ func (a *Agent) settle(config *lease.Config) (*node, error) {
 		return nil, &FatalError{err}
 	}
 	a.Log.Info("underlay", "interface", under.Name, "address", under.Address, "publicIP", under.PublicIP, "mtu", under.MTU)
-	b, err := newBackend(config, under)
-	if err != nil {
-		return nil, &FatalError{err}
-	}
-	kernel, err := datapath.Open(b.Scope())
+	segment, err := newSegment(under.Name)
 	if err != nil {
 		return nil, err
 	}
+	under.Adjacent = segment.adjacent
+	b, err := newBackend(config, under)
+	if err != nil {
+		return nil, errors.Join(&FatalError{err}, segment.close())
+	}
+	kernel, err := datapath.Open(b.Scope())
+	if err != nil {
+		return nil, errors.Join(err, segment.close())
+	}
+	n := &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}
 	b.Adopt(kernel.State())
 	// The device alone: what hangs on it carries traffic, and without the
 	// leases nobody can tell what of it is stale.
@@ -188,9 +197,9 @@ func (a *Agent) settle(config *lease.Config) (*node, error) {
 		a.Log.Info("device", "change", c.String())
 	}
 	if err := kernel.Apply(changes); err != nil {
-		return nil, errors.Join(fmt.Errorf("make the device: %w", err), kernel.Close())
+		return nil, errors.Join(fmt.Errorf("make the device: %w", err), n.close())
 	}
-	return &node{config: config, underlay: under, backend: b, kernel: kernel}, nil
+	return n, nil
 }
 
 func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {

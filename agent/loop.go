@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/overlab/overlab/agent/datapath"
@@ -40,8 +41,11 @@ type loop struct {
 	// VTEP's.
 	claimedOver *lease.Attrs
 	problems    []string
-	published   lease.Key        // the subnet that subnet.env and firewall know
-	said        map[topic]string // what the log was told of each topic last
+	moves       int // the kernel's Moves for which want was computed
+	// refused are the changes of which the log has told, and that are still due.
+	refused   []string
+	published lease.Key        // the subnet that subnet.env and firewall know
+	said      map[topic]string // what the log was told of each topic last
 
 	wake, rearm chan struct{}
 	repair      *time.Timer // when foreign changes are to be mended
@@ -106,6 +110,7 @@ func (l *loop) run(ctx context.Context, snapshots mailbox[lease.Snapshot]) {
 			l.writeSubnetFile()
 		case <-resync.C:
 			l.kernel.Resync()
+			l.lookAround(true)
 			l.reconcile("repair")
 			l.writeSubnetFile()
 		case answer := <-l.agent.questions:
@@ -137,6 +142,9 @@ func (l *loop) takeGrant(g lease.Grant) {
 			"was", l.own.Lease.Key, "is", g.Lease.Key)
 	}
 	l.own = &g
+	if l.snapshot != nil {
+		l.watchOwn() // another's write may have overtaken the grant
+	}
 	l.desire()
 	l.reconcile("lease")
 	l.publish()
@@ -218,7 +226,7 @@ func (l *loop) desire() {
 	l.want = &want
 	for _, p := range problems {
 		if !slices.Contains(l.problems, p) {
-			l.agent.Log.Warn("a lease is left out", "why", p)
+			l.agent.Log.Warn("a lease is not served", "why", p)
 		}
 	}
 	l.problems = problems
@@ -231,11 +239,25 @@ func (l *loop) takeNotifications() {
 	if err != nil {
 		l.agent.Log.Warn("could not follow the kernel's notifications", "err", err)
 		l.kernel.Resync()
-	} else if !changed || l.want == nil || len(datapath.Diff(*l.want, l.kernel.State())) == 0 {
+	}
+	moved := l.lookAround(false)
+	if err == nil && (!changed && !moved || l.want == nil || len(datapath.Diff(*l.want, l.kernel.State())) == 0) {
 		return
 	}
 	l.agent.status.set(topicDatapath, errors.New("it was altered and is being repaired"))
 	l.repairSoon()
+}
+
+// lookAround computes the wanted state anew where peers may have come to the
+// underlay's segment, or left it; always says that they may.
+func (l *loop) lookAround(always bool) (moved bool) {
+	if m := l.kernel.Moves(); m != l.moves || always {
+		l.moves = m
+		l.segment.forget()
+		l.desire()
+		return true
+	}
+	return false
 }
 
 // repairSoon lets a series of foreign changes end before it is mended.
@@ -260,6 +282,9 @@ func (l *loop) reconcile(why string) {
 		return
 	}
 	err := l.program(why)
+	if err != nil && len(l.problems) > 0 {
+		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
+	}
 	l.report(topicDatapath, err)
 	if err == nil {
 		l.retryPause.reset()
@@ -277,6 +302,7 @@ func (l *loop) program(why string) error {
 	for range passes {
 		changes := datapath.Diff(*l.want, l.kernel.State())
 		if len(changes) == 0 {
+			l.refused = nil
 			return nil
 		}
 		l.logChanges(why, changes)
@@ -284,13 +310,20 @@ func (l *loop) program(why string) error {
 			break
 		}
 	}
-	if rest := datapath.Diff(*l.want, l.kernel.State()); err == nil && len(rest) > 0 {
+	rest := datapath.Diff(*l.want, l.kernel.State())
+	l.refused = nil
+	for _, c := range rest {
+		l.refused = append(l.refused, c.String())
+	}
+	if err == nil && len(rest) > 0 {
 		err = fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
 	}
 	return err
 }
 
+// logChanges names the changes, but not again those that were refused before.
 func (l *loop) logChanges(why string, changes []datapath.Change) {
+	changes = slices.DeleteFunc(slices.Clone(changes), func(c datapath.Change) bool { return slices.Contains(l.refused, c.String()) })
 	log := l.agent.Log.Info
 	if why == "repair" {
 		log = l.agent.Log.Warn
@@ -328,6 +361,9 @@ func (l *loop) writeSubnetFile() {
 		network: l.config.Network, subnet: l.own.Lease.Key.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
 	}
 	changed, err := env.write(l.agent.SubnetFile)
+	if err == nil {
+		err = recordBare(l.agent.SubnetFile, l.backend.Scope().Bare)
+	}
 	l.report(topicSubnetFile, err)
 	if err != nil {
 		l.rewrite.Reset(time.Second)

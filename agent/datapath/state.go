@@ -26,8 +26,9 @@ func (s Set[T]) Has(v T) bool {
 	return ok
 }
 
-// State is what an overlay owns in one network namespace: some devices, and
-// everything that hangs on them. Wanted and present states have the same type.
+// State is what an overlay owns in one network namespace: some devices,
+// everything that hangs on them, and routes of another (see BareRoutes).
+// Wanted and present states have the same type.
 type State struct {
 	Links Set[Link]
 	Addrs Set[Addr]
@@ -35,7 +36,8 @@ type State struct {
 	Neighs map[NeighKey]MAC
 	// FDB holds the permanent entries of the devices' own databases.
 	FDB Set[FDB]
-	// Routes holds the main table's routes that leave through the devices.
+	// Routes holds the main table's routes that leave through the devices, and
+	// the owned ones of another.
 	Routes Set[Route]
 }
 

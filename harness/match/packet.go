@@ -32,6 +32,25 @@ func GoBetween(src, dst netip.Addr, port int) Explainer {
 	}
 }
 
+// BeBare matches a capture.Packet that is ICMP in no tunnel.
+func BeBare() Explainer {
+	return of[capture.Packet]{
+		expected: "bare ICMP",
+		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerICMP) && !p.Encapsulated() },
+		seen:     brief,
+	}
+}
+
+// HaveNextHop matches a capture.Packet whose outermost Ethernet destination is
+// this address: who the frame goes to, whatever is in it.
+func HaveNextHop(mac topology.MAC) Explainer {
+	return of[capture.Packet]{
+		expected: "next hop " + mac.String(),
+		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerEthernet) && p.Eth.Dst == mac },
+		seen:     func(p *capture.Packet) string { return "next hop " + p.Eth.Dst.String() },
+	}
+}
+
 // HaveVXLANHeader matches a capture.Packet whose VXLAN header is that of RFC
 // 7348 section 5: flags 0x08, reserved bits zero, and this identifier.
 func HaveVXLANHeader(vni int) Explainer {

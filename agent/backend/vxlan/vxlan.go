@@ -45,8 +45,8 @@ type leaseData struct {
 
 // VXLAN is one node's part of a VXLAN overlay.
 type VXLAN struct {
-	link datapath.Link
-	ip   netip.Addr
+	link     datapath.Link
+	underlay backend.Underlay
 }
 
 // New checks the configuration.
@@ -79,7 +79,7 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 		cfg.Port = kernelPort
 	}
 	return &VXLAN{
-		ip: u.PublicIP,
+		underlay: u,
 		link: datapath.Link{
 			Name: name, Kind: "vxlan", MAC: datapath.RandomMAC(), MTU: mtu, Up: true, Underlay: u.Name,
 			Local: u.PublicIP, VNI: cfg.VNI, Port: cfg.Port, Learning: cfg.Learning, GBP: cfg.GBP,
@@ -153,13 +153,8 @@ func (v *VXLAN) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []s
 // peer checks another node's lease and returns its VTEP's address.
 func (v *VXLAN) peer(l lease.Lease) (datapath.MAC, error) {
 	var data leaseData
-	switch {
-	case l.Attrs.BackendType != Type:
-		return datapath.MAC{}, fmt.Errorf("it is of the backend %s, not %s", l.Attrs.BackendType, Type)
-	case !l.Attrs.PublicIP.IsValid() || l.Attrs.PublicIP.IsUnspecified():
-		return datapath.MAC{}, fmt.Errorf("it has no PublicIP")
-	case l.Attrs.PublicIP == v.ip:
-		return datapath.MAC{}, fmt.Errorf("its PublicIP %s is this node's own", v.ip)
+	if _, err := backend.Peer(l, Type, v.underlay); err != nil {
+		return datapath.MAC{}, err
 	}
 	if err := json.Unmarshal(l.Attrs.BackendData, &data); err != nil {
 		return datapath.MAC{}, fmt.Errorf("BackendData %q: %w", l.Attrs.BackendData, err)

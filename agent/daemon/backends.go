@@ -1,0 +1,16 @@
+package daemon
+
+import (
+	"github.com/overlab/overlab/agent/backend"
+	"github.com/overlab/overlab/agent/backend/hostgw"
+	"github.com/overlab/overlab/agent/backend/vxlan"
+)
+
+// backends are what a network's configuration may name: one folder under
+// agent/backend, and one line here, for each.
+func backends() map[string]backend.New {
+	return map[string]backend.New{
+		hostgw.Type: hostgw.New,
+		vxlan.Type:  vxlan.New,
+	}
+}
