@@ -22,7 +22,7 @@ var ownDevice = regexp.MustCompile(`^flannel\.[0-9]+$`)
 // firewall's rules and the subnet file. The lease stays in the store, where it
 // expires, or is the node's again when an agent returns.
 func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
-	errs := []error{removeDevices(log), removeRoutes(subnetFile, log), firewall.Remove(ctx)}
+	errs := []error{removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
 	err := os.Remove(subnetFile)
 	if err == nil {
 		log.Info("removed", "file", subnetFile)
@@ -30,27 +30,6 @@ func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// removeRoutes removes the routes that are owned on a device that is not.
-func removeRoutes(subnetFile string, log *slog.Logger) error {
-	bare, err := recordedBare(subnetFile)
-	if err != nil || bare.Dev == "" {
-		return err
-	}
-	kernel, err := datapath.Open(datapath.Scope{Bare: bare})
-	if err != nil {
-		return err
-	}
-	defer kernel.Close() //nolint:errcheck // nothing is left in it
-	changes := datapath.Diff(datapath.NewState(), kernel.State())
-	for _, c := range changes {
-		log.Info("removed", "change", c.String())
-	}
-	if err := kernel.Apply(changes); err != nil {
-		return err
-	}
-	return recordBare(subnetFile, datapath.BareRoutes{})
 }
 
 func removeDevices(log *slog.Logger) error {

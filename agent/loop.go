@@ -362,7 +362,7 @@ func (l *loop) writeSubnetFile() {
 	}
 	changed, err := env.write(l.agent.SubnetFile)
 	if err == nil {
-		err = recordBare(l.agent.SubnetFile, l.backend.Scope().Bare)
+		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)
 	}
 	l.report(topicSubnetFile, err)
 	if err != nil {

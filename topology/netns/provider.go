@@ -64,9 +64,6 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 	if plan.Network.EnableIPv6 {
 		errs = append(errs, errors.New("spec.network.EnableIPv6: the datapath of this build is IPv4 only; plan it, but run it with EnableIPv6: false"))
 	}
-	if plan.Network.Backend.DirectRouting {
-		errs = append(errs, errors.New("spec.network.Backend.DirectRouting: not in this build; leave it out"))
-	}
 	errs = append(errs, samePublicIP(plan)...)
 	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 })
 	if bundled && p.Programs["overlabd"] == "" {

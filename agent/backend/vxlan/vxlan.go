@@ -3,6 +3,10 @@
 // forwarding entry (that MAC is behind the peer's PublicIP) and a route (the
 // peer's subnet is behind the peer's subnet address). Nothing is learned or
 // flooded.
+//
+// With DirectRouting a peer on the node's own segment has a plain route by its
+// PublicIP, and no neighbour and no forwarding entry; who that is follows the
+// node's routes and addresses as they change.
 package vxlan
 
 import (
@@ -47,6 +51,8 @@ type leaseData struct {
 type VXLAN struct {
 	link     datapath.Link
 	underlay backend.Underlay
+	// bare are the routes of peers on the segment; none without DirectRouting.
+	bare datapath.BareRoutes
 }
 
 // New checks the configuration.
@@ -64,8 +70,6 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	switch {
 	case c.EnableIPv6:
 		return nil, fmt.Errorf("IPv6 (EnableIPv6) over vxlan is not in this build")
-	case cfg.DirectRouting:
-		return nil, fmt.Errorf("vxlan with DirectRouting is not in this build")
 	case cfg.VNI < 0 || cfg.VNI >= 1<<24:
 		return nil, fmt.Errorf("VNI %d is not a 24-bit number", cfg.VNI)
 	case len(name) > maxName:
@@ -78,13 +82,17 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	if cfg.Port == 0 {
 		cfg.Port = kernelPort
 	}
-	return &VXLAN{
+	v := &VXLAN{
 		underlay: u,
 		link: datapath.Link{
 			Name: name, Kind: "vxlan", MAC: datapath.RandomMAC(), MTU: mtu, Up: true, Underlay: u.Name,
 			Local: u.PublicIP, VNI: cfg.VNI, Port: cfg.Port, Learning: cfg.Learning, GBP: cfg.GBP,
 		},
-	}, nil
+	}
+	if cfg.DirectRouting {
+		v.bare = datapath.BareRoutes{Dev: u.Name, Network: c.Network, Len: c.SubnetLen}
+	}
+	return v, nil
 }
 
 // Type implements backend.Backend.
@@ -95,7 +103,7 @@ func (v *VXLAN) MTU() int { return v.link.MTU }
 
 // Scope implements backend.Backend.
 func (v *VXLAN) Scope() datapath.Scope {
-	return datapath.Scope{Devices: []string{v.link.Name}, Underlays: []string{v.link.Underlay}}
+	return datapath.Scope{Devices: []string{v.link.Name}, Underlays: []string{v.link.Underlay}, Bare: v.bare}
 }
 
 // Adopt keeps the MAC address of a device that is there, compatible or not:
@@ -142,12 +150,21 @@ func (v *VXLAN) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []s
 			continue
 		}
 		holders[mac] = l.Key.Subnet
+		if v.direct(l) {
+			s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: l.Attrs.PublicIP, Dev: v.link.Underlay})
+			continue
+		}
 		via := l.Key.Subnet.Addr()
 		s.Neighs[datapath.NeighKey{Dev: dev, IP: via}] = mac
 		s.FDB.Add(datapath.FDB{Dev: dev, MAC: mac, Dst: l.Attrs.PublicIP})
 		s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: via, Dev: dev, Onlink: true})
 	}
 	return s, problems
+}
+
+// direct reports whether a peer's packets need no tunnel.
+func (v *VXLAN) direct(l lease.Lease) bool {
+	return v.bare.Dev != "" && v.bare.Covers(l.Key.Subnet) && v.underlay.Adjacent(l.Attrs.PublicIP)
 }
 
 // peer checks another node's lease and returns its VTEP's address.
