@@ -67,7 +67,7 @@ type Agent struct {
 func New(o Options) *Agent {
 	return &Agent{
 		Options: o, questions: make(chan chan error),
-		status: newStatus(o.Ready, topicConfig, topicDatapath, topicLease, topicStore, topicFirewall, topicSubnetFile),
+		status: newStatus(o.Ready, topicConfig, topicDatapath, topicLease, topicStore, topicFirewall, topicSubnetFile, topicBackend),
 	}
 }
 
@@ -93,7 +93,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
-	node, err := a.settle(config)
+	node, err := a.settle(ctx, config)
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -110,7 +110,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g := newGuard(a)
 	running.Go(func() { g.run(ctx) })
 
-	l := newLoop(a, node, h, g)
+	f := newFollower(a, node.backend)
+	running.Go(func() { f.run(ctx) })
+
+	l := newLoop(a, node, h, g, f)
 	// The waiter ends when the deferred Close ends its Wait.
 	go l.waitForKernel(ctx)
 	l.run(ctx, snapshots)
@@ -158,7 +161,7 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
-func (a *Agent) settle(config *lease.Config) (*node, error) {
+func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, &FatalError{fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
@@ -198,6 +201,11 @@ func (a *Agent) settle(config *lease.Config) (*node, error) {
 	}
 	if err := kernel.Apply(changes); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the device: %w", err), n.close())
+	}
+	if r, ok := b.(backend.Runner); ok {
+		if err := r.Prepare(ctx); err != nil {
+			return nil, errors.Join(err, n.close())
+		}
 	}
 	return n, nil
 }

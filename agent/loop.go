@@ -33,6 +33,7 @@ type loop struct {
 	agent  *Agent
 	holder *holder
 	guard  *guard
+	follow *follower
 
 	own      *lease.Grant // nil before the node has a lease
 	snapshot *lease.Snapshot
@@ -56,9 +57,9 @@ type loop struct {
 	rewrite     *time.Timer // when subnet.env, which could not be written, is tried again
 }
 
-func newLoop(a *Agent, n *node, h *holder, g *guard) *loop {
+func newLoop(a *Agent, n *node, h *holder, g *guard, f *follower) *loop {
 	l := &loop{
-		node: n, agent: a, holder: h, guard: g,
+		node: n, agent: a, holder: h, guard: g, follow: f,
 		said: map[topic]string{}, wake: make(chan struct{}), rearm: make(chan struct{}, 1),
 		repair: time.NewTimer(0), retry: time.NewTimer(0), rewrite: time.NewTimer(0),
 		retryPause: backoff{first: 100 * time.Millisecond, last: 10 * time.Second},
@@ -224,6 +225,7 @@ func (l *loop) desire() {
 	}
 	want, problems := l.backend.Desired(l.own.Lease, l.snapshot.Leases)
 	l.want = &want
+	l.follow.tell(l.own.Lease, l.snapshot.Leases)
 	for _, p := range problems {
 		if !slices.Contains(l.problems, p) {
 			l.agent.Log.Warn("a lease is not served", "why", p)

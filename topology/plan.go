@@ -281,8 +281,11 @@ func (b Backend) FixesMTU() bool {
 }
 
 // Connects reports whether the backend carries packets between nodes; alloc
-// only gives each node its subnet.
-func (b Backend) Connects() bool { return b.Type != "alloc" }
+// only gives each node its subnet, and so does an extension without a command
+// for peers.
+func (b Backend) Connects() bool {
+	return b.Type != "alloc" && (b.Type != "extension" || b.SubnetAddCommand != "")
+}
 
 // Overhead returns the bytes that the backend's encapsulation adds to a
 // packet, as flannel accounts for them.

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"github.com/overlab/overlab/agent/backend"
+	"github.com/overlab/overlab/agent/backend/alloc"
+	"github.com/overlab/overlab/agent/backend/extension"
 	"github.com/overlab/overlab/agent/backend/hostgw"
 	"github.com/overlab/overlab/agent/backend/vxlan"
 )
@@ -10,7 +12,9 @@ import (
 // agent/backend, and one line here, for each.
 func backends() map[string]backend.New {
 	return map[string]backend.New{
-		hostgw.Type: hostgw.New,
-		vxlan.Type:  vxlan.New,
+		alloc.Name:     alloc.New,
+		extension.Type: extension.New,
+		hostgw.Type:    hostgw.New,
+		vxlan.Type:     vxlan.New,
 	}
 }

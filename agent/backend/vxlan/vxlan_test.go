@@ -60,11 +60,11 @@ func TestDevice(t *testing.T) {
 		}
 	}
 	for object, want := range map[string]string{
-		`{"Type":"vxlan","VNI":-1}`:             "VNI -1 is not a 24-bit number",
-		`{"Type":"vxlan","VNI":16777215}`:       "flannel.16777215 would be longer than 15 characters",
-		`{"Type":"vxlan","Port":65536}`:         "port 65536 is not a UDP port",
-		`{"Type":"vxlan","MTU":100}`:            "leaves 50 bytes for pods",
-		`{"Type":"vxlan","VNI":"one"}`:          "read the vxlan backend's configuration",
+		`{"Type":"vxlan","VNI":-1}`:       "VNI -1 is not a 24-bit number",
+		`{"Type":"vxlan","VNI":16777215}`: "flannel.16777215 would be longer than 15 characters",
+		`{"Type":"vxlan","Port":65536}`:   "port 65536 is not a UDP port",
+		`{"Type":"vxlan","MTU":100}`:      "leaves 50 bytes for pods",
+		`{"Type":"vxlan","VNI":"one"}`:    "read the vxlan backend's configuration",
 	} {
 		if _, err := newBackend(t, object, eth0); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, not %q", object, err, want)
