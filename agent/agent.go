@@ -22,6 +22,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/lease"
@@ -200,7 +202,7 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 		a.Log.Info("device", "change", c.String())
 	}
 	if err := kernel.Apply(changes); err != nil {
-		return nil, errors.Join(fmt.Errorf("make the device: %w", err), n.close())
+		return nil, errors.Join(explainKind(fmt.Errorf("make the device: %w", err), b.Device()), n.close())
 	}
 	if r, ok := b.(backend.Runner); ok {
 		if err := r.Prepare(ctx); err != nil {
@@ -208,6 +210,18 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 		}
 	}
 	return n, nil
+}
+
+// explainKind says of a kind of device that the running kernel does not make
+// how to get one that does.
+func explainKind(err error, want datapath.State) error {
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	for l := range want.Links {
+		return &FatalError{fmt.Errorf("%w: this kernel makes no devices of type %s; load the module with `modprobe %s`, or choose another backend", err, l.Kind, l.Kind)}
+	}
+	return err
 }
 
 func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {

@@ -14,8 +14,8 @@ import (
 	"github.com/overlab/overlab/internal/rtnl"
 )
 
-// ownDevice are the names that flannel's backends give to their devices.
-var ownDevice = regexp.MustCompile(`^flannel\.[0-9]+$`)
+// ownDevice are the kinds and names of the devices of flannel's backends.
+var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^ipip flannel\.ipip$`)
 
 // Cleanup removes what agents have left on the node: the devices with all that
 // hangs on them, the underlay interface's routes to other nodes' pods, the
@@ -44,7 +44,7 @@ func removeDevices(log *slog.Logger) error {
 	}
 	var b rtnl.Batch
 	for _, l := range links {
-		if l.Kind == "vxlan" && ownDevice.MatchString(l.Name) {
+		if ownDevice.MatchString(l.Kind + " " + l.Name) {
 			log.Info("removed", "device", l.Name)
 			b.DelLink(l.Index)
 		}

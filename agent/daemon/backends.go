@@ -5,6 +5,7 @@ import (
 	"github.com/overlab/overlab/agent/backend/alloc"
 	"github.com/overlab/overlab/agent/backend/extension"
 	"github.com/overlab/overlab/agent/backend/hostgw"
+	"github.com/overlab/overlab/agent/backend/ipip"
 	"github.com/overlab/overlab/agent/backend/vxlan"
 )
 
@@ -15,6 +16,7 @@ func backends() map[string]backend.New {
 		alloc.Name:     alloc.New,
 		extension.Type: extension.New,
 		hostgw.Type:    hostgw.New,
+		ipip.Type:      ipip.New,
 		vxlan.Type:     vxlan.New,
 	}
 }

@@ -186,7 +186,7 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	if l.Master != 0 {
 		other = append(other, fmt.Sprintf("master #%d", l.Master))
 	}
-	if l.Flags&unix.IFF_NOARP != 0 {
+	if l.Flags&unix.IFF_NOARP != 0 && l.Kind != "ipip" { // which never has any
 		other = append(other, "arp off")
 	}
 	if v := l.Vxlan; v != nil {
@@ -199,6 +199,10 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 			}
 			out.Underlay = name
 		}
+	}
+	if t := l.IPIP; t != nil {
+		out.Local = t.Local
+		other = append(other, t.Other...)
 	}
 	out.Other = strings.Join(other, " ")
 	return out, nil

@@ -90,20 +90,23 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 func (m MAC) hardware() net.HardwareAddr { return net.HardwareAddr(m[:]) }
 
-// Link is a VXLAN device.
+// Link is a VXLAN or IP-in-IP device.
 type Link struct {
 	Name string
-	// Kind is the driver's name, "vxlan" in every wanted state.
+	// Kind is the driver's name, "vxlan" or "ipip" in every wanted state.
 	Kind string
-	MAC  MAC
+	// MAC is zero for ipip, which has none.
+	MAC MAC
 	// MTU in bytes.
 	MTU int
 	Up  bool
-	// Underlay is the name of the device that encapsulated packets leave by.
+	// Underlay is the name of the device that encapsulated packets leave by;
+	// empty for ipip, whose packets go by the routes.
 	Underlay string
 	// Local is the outer source address.
 	Local netip.Addr
-	// VNI is the 24-bit network identifier, Port the destination UDP port.
+	// VNI is the 24-bit network identifier, Port the destination UDP port; both
+	// of vxlan alone, as are the next.
 	VNI, Port int
 	Learning  bool
 	GBP       bool

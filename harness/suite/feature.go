@@ -37,6 +37,8 @@ const (
 	Connects Feature = "backend that connects nodes"
 	// HostGW: the backend is host-gw.
 	HostGW Feature = "host-gw backend"
+	// IPIP: the backend is ipip, and takes every packet between nodes.
+	IPIP Feature = "ipip backend without DirectRouting"
 	// DirectRouting: the backend is vxlan, and leaves it out on one segment.
 	DirectRouting Feature = "vxlan backend with DirectRouting"
 	// SegmentPeers: two nodes with pods have their agents' interfaces on one
@@ -83,6 +85,7 @@ func Features(p *topology.Plan) []Feature {
 		{FullMesh, b.Type == "vxlan" && !b.DirectRouting},
 		{Connects, b.Connects()},
 		{HostGW, b.Type == "host-gw"},
+		{IPIP, b.Type == "ipip" && !b.DirectRouting},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
 		{EtcdStore, p.Store.Type == "etcd"},

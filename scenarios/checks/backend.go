@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
+
+	"github.com/onsi/gomega/types"
 
 	"github.com/overlab/overlab/harness/match"
 	"github.com/overlab/overlab/harness/probe"
@@ -20,6 +23,12 @@ func backendChecks() []suite.Check {
 			Source: fromFlannel, Profiles: []string{plain},
 			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.HostGW},
 			Run:   hostGateways,
+		},
+		{
+			ID: "BE-03", Title: "ipip: IP protocol 4 between nodes, the TTL inherited",
+			Source: "RFC 2003, flannel", Profiles: []string{ipip},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.IPIP},
+			Run:   ipInIP,
 		},
 		{
 			ID: "BE-06", Title: "DirectRouting: no VXLAN between nodes of one segment",
@@ -53,6 +62,53 @@ func hostGateways(ctx context.Context, env *suite.Env) error {
 	}
 	env.Evidence("%s, as %s; %s bare in %d exchanges", count(routes, "route"), cmp.Or(example, "none"), count(len(x.packets), "packet"), x.tried)
 	return x.whole(env)
+}
+
+// tunnel is the name that flannel gives its IP-in-IP device.
+const tunnel = "flannel.ipip"
+
+// ipInIP judges the tunnel's devices, and what they put on the wire.
+func ipInIP(ctx context.Context, env *suite.Env) error {
+	plan := env.Plan()
+	states, err := env.States(ctx, nodeNames(plan))
+	if err != nil {
+		return err
+	}
+	for i := range plan.Nodes {
+		n := &plan.Nodes[i]
+		where, l := n.Name+" "+tunnel, states[n.Name].Link(tunnel)
+		if l == nil || l.Kind != "ipip" {
+			env.Fail(where, "an IP-in-IP device", "no such device")
+			continue
+		}
+		env.Expect(where, l, match.BeUp())
+		env.Expect(where, l, match.HaveMTU(plan.OverlayMTU(n)))
+		env.Expect(where, l, match.HaveOnlyIPv4(netip.PrefixFrom(n.PodCIDR.Masked().Addr(), 32)))
+	}
+	x, err := exchange(ctx, env, ringOfFlows(plan))
+	if err != nil {
+		return err
+	}
+	for _, p := range x.packets {
+		env.Cite(p.frame, p.id)
+		expectIPIP(env, p)
+	}
+	env.Evidence("%s, mtu %d; %s in %d exchanges", count(len(plan.Nodes), "device"), plan.OverlayMTU(&plan.Nodes[0]), count(len(x.packets), "packet"), x.tried)
+	return x.whole(env)
+}
+
+// expecter is the part of an Env that judges one packet.
+type expecter interface {
+	Expect(where string, actual any, m types.GomegaMatcher) bool
+}
+
+// expectIPIP judges a packet that must be in the tunnel. A device without a TTL
+// of its own, which flannel's is, copies the inner one.
+func expectIPIP(env expecter, p packet) {
+	if env.Expect(p.String(), p.decoded, match.BeIPIP(p.src.PublicIP(), p.dst.PublicIP())) {
+		env.Expect(p.String(), p.decoded, match.HaveInnerTTL(p.innerTTL))
+		env.Expect(p.String(), p.decoded, match.HaveOuterTTL(p.innerTTL))
+	}
 }
 
 // directRouting judges the pairs of nodes on one segment, and that the others

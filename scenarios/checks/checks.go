@@ -22,6 +22,7 @@ const (
 const (
 	model = "model"
 	vxlan = "vxlan"
+	ipip  = "ipip"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
 )

@@ -483,7 +483,10 @@ func TestEveryFaultIsFound(t *testing.T) {
 
 // TestEveryCheckIsProven: no check without a fault that it finds.
 func TestEveryCheckIsProven(t *testing.T) {
-	proven := map[string]bool{"DP-05": true} // TestVtepMAC
+	proven := map[string]bool{
+		"DP-05": true, // TestVtepMAC
+		"BE-03": true, // TestIPIPPackets, as few kernels make the tunnel
+	}
 	for _, f := range faults() {
 		proven[f.check] = true
 	}

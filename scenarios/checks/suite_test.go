@@ -108,16 +108,16 @@ func TestShapes(t *testing.T) {
 // reason is given; the rest is.
 func TestOtherBackends(t *testing.T) {
 	const ofVXLAN, ofMesh = "the lab has no vxlan backend", "the lab has no vxlan backend without DirectRouting"
-	const ofAny = "the lab has no backend that connects nodes"
+	const ofAny, ofIPIP = "the lab has no backend that connects nodes", "the lab has no ipip backend without DirectRouting"
 	for name, c := range map[string]struct {
 		backend       topology.Backend
 		notApplicable map[string]string
 	}{
 		"host-gw": {hostGW, map[string]string{
-			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-06": "the lab has no vxlan backend with DirectRouting",
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"DirectRouting": {direct, map[string]string{
-			"CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend",
+			"CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP,
 		}},
 		"alloc": {topology.Backend{Type: "alloc"}, map[string]string{
 			"NM-02": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU": ofAny,

@@ -135,6 +135,9 @@ type exchanges struct {
 	packets, absent []packet
 }
 
+// protoIPIP is the IP protocol of RFC 2003.
+const protoIPIP = 4
+
 // exchange pings along the flows, and captures on every node's underlay
 // interface meanwhile.
 func exchange(ctx context.Context, env *suite.Env, flows []flow) (*exchanges, error) {
@@ -143,7 +146,7 @@ func exchange(ctx context.Context, env *suite.Env, flows []flow) (*exchanges, er
 	var list []suite.Point
 	for _, n := range nodesWithPods(plan) {
 		// Everything that could carry the ping, on any port or bare.
-		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: filter.UDP().Or(filter.ICMP())}
+		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: filter.UDP().Or(filter.ICMP()).Or(filter.Protocol(protoIPIP))}
 		list = append(list, points[n.Name])
 	}
 	pings := make([]suite.Ping, len(flows))

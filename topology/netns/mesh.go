@@ -77,13 +77,16 @@ func (w *meshWatch) note(u netlink.RouteUpdate) {
 	}
 	ones, _ := u.Dst.Mask.Size()
 	dst := netip.PrefixFrom(addr.Unmap(), ones)
-	switch {
-	case u.Type != unix.RTM_NEWROUTE:
-	case dst == w.network:
-		clear(w.missing)
-	default:
-		delete(w.missing, dst)
+	if u.Type == unix.RTM_NEWROUTE {
+		w.noteRoute(dst)
 	}
+}
+
+func (w *meshWatch) noteRoute(dst netip.Prefix) {
+	if dst == w.network {
+		clear(w.missing)
+	}
+	delete(w.missing, dst)
 }
 
 func (w *meshWatch) first() netip.Prefix {

@@ -45,7 +45,7 @@ func (*Provider) Name() string { return "netns" }
 
 // backends are the backends that labs of this provider may have: those of the
 // bundled agent.
-var backends = map[string]bool{"vxlan": true, "host-gw": true, "alloc": true, "extension": true}
+var backends = map[string]bool{"vxlan": true, "host-gw": true, "ipip": true, "alloc": true, "extension": true}
 
 // Check implements topology.Provider: what a plan asks for that this provider
 // or this machine cannot do.

@@ -169,6 +169,10 @@ func linkKinds(backend string) []linkKind {
 		kinds = append(kinds, linkKind{"vxlan", "CONFIG_VXLAN", create(func(b *rtnl.Batch) {
 			b.AddVxlan(rtnl.Link{Name: "vxlan"}, rtnl.Vxlan{VNI: 1, Port: 8472, Local: loopback})
 		})})
+	case "ipip":
+		kinds = append(kinds, linkKind{"ipip", "CONFIG_NET_IPIP", create(func(b *rtnl.Batch) {
+			b.AddIPIP(rtnl.Link{Name: "ipip"}, loopback)
+		})})
 	}
 	return kinds
 }
