@@ -17,8 +17,7 @@ help: ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 lab-up: build ## bring a lab up (LAB=000 for an article's) and judge it
-	@$(BIN)/overlab up $(LAB)
-	@$(BIN)/overlab test
+	@$(BIN)/overlab up $(LAB) --test
 
 lab-down: build ## end every lab of yours
 	@$(BIN)/overlab down --all
@@ -33,10 +32,11 @@ test: build ## run the tests
 	OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -timeout 20m ./...
 
 bench: build ## measure, each figure beside a baseline of the same run
-	OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/...
+	@OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/
+	@$(GO) test -run '^$$' -bench . -benchtime 20x ./agent/... ./harness/... ./scenarios/... ./topology/
 
 lint: ## gofmt, go vet, staticcheck, golangci-lint where it is installed
-	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
+	@files=$$(gofmt -l .); test -z "$$files" || { echo "run gofmt -w on: $$files" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: skipped" >&2; fi

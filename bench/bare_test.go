@@ -136,42 +136,48 @@ func buildBare(p *topology.Plan) (*bareKernel, error) {
 func vtepMAC(i int) topology.MAC { return topology.DeriveMAC("bench", fmt.Sprint(i)) }
 
 // settle waits until the kernel has cleaned up the namespaces that were
-// dropped before: it does so in order, one at a time, and a lab that comes up
-// meanwhile is slower. One more namespace, whose veth ends with it, marks the
-// end of the queue.
+// dropped before; a lab that comes up meanwhile is slower. The kernel cleans up
+// a batch at a time, and unregisters a batch's links long before it is done
+// with it: a namespace whose link is seen to go tells that the batches before
+// its own are over, and a second one tells it of the first one's.
 func settle(b *testing.B) {
 	b.Helper()
-	err := netns.Thread(func() error {
-		c, err := rtnl.Dial()
-		if err != nil {
-			return err
+	for range 2 {
+		if err := netns.Thread(dropped); err != nil {
+			b.Fatal(err)
 		}
-		defer c.Close()
-		last, err := netns.Create(unix.CLONE_NEWNET, func() error { return nil })
-		if err != nil {
-			return err
-		}
-		const index = 4000
-		var batch rtnl.Batch
-		batch.AddVeth(rtnl.Link{Name: "settle", Index: index}, rtnl.Link{Name: "settle", NetNS: last.Net})
-		if err := errors.Join(c.Do(&batch), last.Close()); err != nil {
-			return err
-		}
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
-			batch.SetLink(rtnl.Link{Index: index})
-			err := c.Do(&batch)
-			if errors.Is(err, unix.ENODEV) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			// The kernel's own pace: a tick of the poll is enough.
-			_, _ = unix.Poll(nil, 5)
-		}
-		return errors.New("the kernel did not clean up within a minute")
-	})
-	if err != nil {
-		b.Fatal(err)
 	}
+}
+
+// dropped makes a namespace with one end of a veth pair in it, drops it, and
+// returns when the kernel has taken the pair away.
+func dropped() error {
+	c, err := rtnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ns, err := netns.Create(unix.CLONE_NEWNET, func() error { return nil })
+	if err != nil {
+		return err
+	}
+	const index = 4000
+	var batch rtnl.Batch
+	batch.AddVeth(rtnl.Link{Name: "settle", Index: index}, rtnl.Link{Name: "settle", NetNS: ns.Net})
+	if err := errors.Join(c.Do(&batch), ns.Close()); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		batch.SetLink(rtnl.Link{Index: index})
+		err := c.Do(&batch)
+		if errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		// The kernel's own pace: a tick of the poll is enough.
+		_, _ = unix.Poll(nil, 5)
+	}
+	return errors.New("the kernel did not clean up within a minute")
 }

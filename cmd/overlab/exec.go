@@ -57,8 +57,13 @@ func (c command) shell() *cobra.Command {
 		Long: `Shell opens a shell on a node or in a pod, with a prompt named after it. The
 articles' commands work in it: ip netns, bridge fdb, ip neigh, tcpdump, and
 stand-ins for kubectl and docker that answer from the lab.`,
-		Example:           "  overlab shell node-1",
-		Args:              cobra.ExactArgs(1),
+		Example: "  overlab shell node-1",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("shell needs one node or pod: overlab shell node-1")
+			}
+			return nil
+		},
 		ValidArgsFunction: c.completeSpaces(&name),
 	}
 	c.nameFlag(cmd, &name)

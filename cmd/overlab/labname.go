@@ -95,6 +95,18 @@ func loadSpec(arg string) (*topology.Spec, error) {
 	return nil, err
 }
 
+// exercise is the README of a lab that ships, empty for others.
+func exercise(arg string) string {
+	if arg == "" || strings.ContainsAny(arg, "/.") {
+		return ""
+	}
+	lab, err := labs.Find(arg)
+	if err != nil {
+		return ""
+	}
+	return "labs/" + lab.Name + "/README.md"
+}
+
 func (c command) completeLabs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	all, _ := c.provider.List(cmd.Context())
 	var names []string

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -15,8 +16,13 @@ func (c command) validate() *cobra.Command {
 		Short: "Check a topology file and name every error in it",
 		Long: `Validate reads a topology file and prints every error in it at once, each as
 file:line:column and YAML path. It also says what this build cannot run.`,
-		Example:           "  overlab validate my-lab.yaml",
-		Args:              cobra.ExactArgs(1),
+		Example: "  overlab validate my-lab.yaml",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("validate needs one file: overlab validate my-lab.yaml")
+			}
+			return nil
+		},
 		ValidArgsFunction: completeSpecs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plan, err := load(args[0], "")

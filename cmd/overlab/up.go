@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 
 func (c command) up() *cobra.Command {
 	var name string
+	var judge bool
 	cmd := &cobra.Command{
 		Use:   "up [LAB|FILE]",
 		Short: "Bring a lab up",
@@ -23,14 +25,18 @@ returns when every node's agent has programmed its mesh.
 Nothing on this machine changes: the lab lives in namespaces of its own, and
 goes without a trace with ` + "`overlab down`" + `, or if its supervisor is killed.`,
 		Example: `  overlab up                a master and two workers, two pods on each
-  overlab up 000            the lab of a seed article
+  overlab up 000 --test     an article's lab, judged at once
   overlab up my-lab.yaml`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeSpecs,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "call the lab so, in place of metadata.name")
+	cmd.Flags().BoolVar(&judge, "test", false, "run overlab test once the lab is up")
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if judge && out.value != "table" {
+			return errors.New("--test prints its report to standard output: leave -o out, or run `overlab test` after")
+		}
 		began := time.Now()
 		plan, err := load(first(args), name)
 		if err != nil {
@@ -46,9 +52,15 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 		}
 		defer lab.Close()
 		fmt.Fprintf(c.err, "up in %.2f s\n", time.Since(began).Seconds())
+		if judge {
+			root := cmd.Root()
+			root.SetArgs([]string{"test", "--name", plan.Name})
+			if err := root.ExecuteContext(cmd.Context()); err != nil {
+				return err
+			}
+		}
 		if out.value == "table" {
-			c.suggest(plan)
-			return nil
+			return c.suggest(plan, exercise(first(args)))
 		}
 		status, err := lab.Status(cmd.Context())
 		if err != nil {
@@ -59,18 +71,21 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 	return cmd
 }
 
-// suggest names the commands that a newcomer would want next.
-func (c command) suggest(p *topology.Plan) {
-	node := p.Nodes[min(1, len(p.Nodes)-1)].Name
-	fmt.Fprintf(c.out, `
-next:
-  overlab test            judge it: pings, TTLs, MTU, a captured packet
-  overlab shell %-9s look around: ip route, bridge fdb, tcpdump
-`, node)
+// suggest names the commands that a newcomer would want next, and the exercise
+// of a lab that ships.
+func (c command) suggest(p *topology.Plan, exercise string) error {
+	t := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\nnext:")
+	fmt.Fprintln(t, "  overlab test\tjudge it, and see a captured packet")
+	fmt.Fprintf(t, "  overlab shell %s\tlook around on a node\n", p.Nodes[min(1, len(p.Nodes)-1)].Name)
 	if from, to := twoPods(p); from != nil {
-		fmt.Fprintf(c.out, "  overlab exec %s -- ping -c3 %s\n", from.Name, to.Address.Addr())
+		fmt.Fprintf(t, "  overlab exec %s -- ping -c3 %s\tcross the overlay\n", from.Name, to.Address.Addr())
 	}
-	fmt.Fprintf(c.out, "  overlab down\n")
+	fmt.Fprintln(t, "  overlab down\tend it, without a trace")
+	if exercise != "" {
+		fmt.Fprintf(t, "the exercise: %s\n", exercise)
+	}
+	return t.Flush()
 }
 
 // twoPods are two pods on different nodes, workers' before the master's.
@@ -80,10 +95,7 @@ func twoPods(p *topology.Plan) (from, to *topology.Pod) {
 		case to == nil:
 			to = pod
 		case pod.Node != to.Node:
-			for from = pod; i > 0 && p.Pods[i-1].Node == from.Node; i-- {
-				from = &p.Pods[i-1]
-			}
-			return from, to
+			return pod, to
 		}
 	}
 	return nil, nil

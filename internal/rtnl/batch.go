@@ -28,6 +28,10 @@ func (b *Batch) Tolerate(errnos ...unix.Errno) {
 	b.ops[len(b.ops)-1].tolerate = errnos
 }
 
+// Describe names the last message in errors, in place of the words of ip(8)
+// with ifindexes for names.
+func (b *Batch) Describe(what func() string) { b.ops[len(b.ops)-1].what = what }
+
 // begin starts a message with its fixed header; what names it in errors.
 func (b *Batch) begin(typ, flags uint16, header []byte, what func() string) {
 	off := len(b.buf)

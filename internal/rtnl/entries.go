@@ -186,10 +186,11 @@ type FDB struct {
 	MAC net.HardwareAddr
 	// Dst is the remote VTEP's underlay address.
 	Dst netip.Addr
-	// Port and VNI are those of the entry where it overrides the device's;
-	// 0 is the device's.
+	// Port, VNI and Via, the ifindex of the underlay, are those of the entry
+	// where it overrides the device's; 0 is the device's.
 	Port uint16
 	VNI  uint32
+	Via  int
 }
 
 // AddFDB adds an entry, or replaces the destination of the MAC's entry.
@@ -213,6 +214,9 @@ func (b *Batch) fdb(typ, flags uint16, f FDB, verb string) {
 	}
 	if f.VNI != 0 {
 		b.attr32(unix.NDA_VNI, f.VNI)
+	}
+	if f.Via != 0 {
+		b.attr32(unix.NDA_IFINDEX, uint32(f.Via))
 	}
 	b.end()
 }

@@ -49,31 +49,36 @@ type Vxlan struct {
 
 // Attributes of linux/if_link.h that x/sys/unix does not name.
 const (
-	ifaVethPeer       = 1  // VETH_INFO_PEER
-	ifaVxlanID        = 1  // IFLA_VXLAN_ID
-	ifaVxlanGroup     = 2  // IFLA_VXLAN_GROUP
-	ifaVxlanLink      = 3  // IFLA_VXLAN_LINK
-	ifaVxlanLocal     = 4  // IFLA_VXLAN_LOCAL
-	ifaVxlanLearning  = 7  // IFLA_VXLAN_LEARNING
-	ifaVxlanProxy     = 11 // IFLA_VXLAN_PROXY
-	ifaVxlanRSC       = 12 // IFLA_VXLAN_RSC
-	ifaVxlanL2Miss    = 13 // IFLA_VXLAN_L2MISS
-	ifaVxlanL3Miss    = 14 // IFLA_VXLAN_L3MISS
-	ifaVxlanPort      = 15 // IFLA_VXLAN_PORT
-	ifaVxlanGroup6    = 16 // IFLA_VXLAN_GROUP6
-	ifaVxlanLocal6    = 17 // IFLA_VXLAN_LOCAL6
-	ifaVxlanGBP       = 23 // IFLA_VXLAN_GBP
-	ifaVxlanMetadata  = 25 // IFLA_VXLAN_COLLECT_METADATA
-	ifaVxlanGPE       = 27 // IFLA_VXLAN_GPE
-	ifaTunnelLink     = 1  // IFLA_IPTUN_LINK
-	ifaTunnelLocal    = 2  // IFLA_IPTUN_LOCAL
-	ifaTunnelRemote   = 3  // IFLA_IPTUN_REMOTE
-	ifaTunnelTTL      = 4  // IFLA_IPTUN_TTL
-	ifaBrportHairpin  = 4  // IFLA_BRPORT_MODE
-	ifaPropList       = unix.IFLA_PROP_LIST
-	ifaAltName        = unix.IFLA_ALT_IFNAME
-	nestedFlag        = unix.NLA_F_NESTED
-	exclusiveCreation = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	ifaVethPeer        = 1  // VETH_INFO_PEER
+	ifaVxlanID         = 1  // IFLA_VXLAN_ID
+	ifaVxlanGroup      = 2  // IFLA_VXLAN_GROUP
+	ifaVxlanLink       = 3  // IFLA_VXLAN_LINK
+	ifaVxlanLocal      = 4  // IFLA_VXLAN_LOCAL
+	ifaVxlanTTL        = 5  // IFLA_VXLAN_TTL
+	ifaVxlanTOS        = 6  // IFLA_VXLAN_TOS
+	ifaVxlanLearning   = 7  // IFLA_VXLAN_LEARNING
+	ifaVxlanLimit      = 9  // IFLA_VXLAN_LIMIT
+	ifaVxlanProxy      = 11 // IFLA_VXLAN_PROXY
+	ifaVxlanRSC        = 12 // IFLA_VXLAN_RSC
+	ifaVxlanL2Miss     = 13 // IFLA_VXLAN_L2MISS
+	ifaVxlanL3Miss     = 14 // IFLA_VXLAN_L3MISS
+	ifaVxlanPort       = 15 // IFLA_VXLAN_PORT
+	ifaVxlanGroup6     = 16 // IFLA_VXLAN_GROUP6
+	ifaVxlanLocal6     = 17 // IFLA_VXLAN_LOCAL6
+	ifaVxlanGBP        = 23 // IFLA_VXLAN_GBP
+	ifaVxlanMetadata   = 25 // IFLA_VXLAN_COLLECT_METADATA
+	ifaVxlanGPE        = 27 // IFLA_VXLAN_GPE
+	ifaVxlanTTLInherit = 28 // IFLA_VXLAN_TTL_INHERIT
+	ifaVxlanDF         = 29 // IFLA_VXLAN_DF
+	ifaTunnelLink      = 1  // IFLA_IPTUN_LINK
+	ifaTunnelLocal     = 2  // IFLA_IPTUN_LOCAL
+	ifaTunnelRemote    = 3  // IFLA_IPTUN_REMOTE
+	ifaTunnelTTL       = 4  // IFLA_IPTUN_TTL
+	ifaBrportHairpin   = 4  // IFLA_BRPORT_MODE
+	ifaPropList        = unix.IFLA_PROP_LIST
+	ifaAltName         = unix.IFLA_ALT_IFNAME
+	nestedFlag         = unix.NLA_F_NESTED
+	exclusiveCreation  = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 )
 
 func ifInfo(index int, flags, change uint32) []byte {

@@ -212,6 +212,16 @@ func readVxlan(data []byte) *VxlanState {
 			s.Local = address(v)
 		case ifaVxlanLearning:
 			s.Learning = u8(v) != 0
+		case ifaVxlanTTL:
+			other(u8(v) != 0, "ttl %d", u8(v))
+		case ifaVxlanTOS:
+			other(u8(v) != 0, "tos %#x", u8(v))
+		case ifaVxlanLimit:
+			other(u32(v) != 0, "maxaddress %d", u32(v))
+		case ifaVxlanTTLInherit:
+			other(u8(v) != 0, "ttl inherit")
+		case ifaVxlanDF:
+			other(u8(v) != 0, "df %d", u8(v))
 		case ifaVxlanPort:
 			s.Port = int(u16BE(v))
 		case ifaVxlanGBP:
@@ -333,9 +343,11 @@ type NeighState struct {
 	// State is NUD_*, Flags are NTF_*.
 	State uint16
 	Flags uint8
-	// Port and VNI are set where a VXLAN entry overrides the device's.
+	// Port, VNI and Via, the ifindex of the underlay, are set where a VXLAN
+	// entry overrides the device's.
 	Port uint16
 	VNI  uint32
+	Via  int
 }
 
 // Neigh reads a message of type RTM_NEWNEIGH or RTM_DELNEIGH.
@@ -351,6 +363,8 @@ func (m Message) Neigh() (NeighState, error) {
 			n.Port = u16BE(v)
 		case unix.NDA_VNI:
 			n.VNI = u32(v)
+		case unix.NDA_IFINDEX:
+			n.Via = int(u32(v))
 		}
 	})
 	if err != nil {

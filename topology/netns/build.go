@@ -152,7 +152,7 @@ func (l *lab) makeSpaces(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("%d nodes, %d pods", len(l.plan.Nodes), len(l.plan.Pods)), nil
+	return count(len(l.plan.Nodes), "node") + ", " + count(len(l.plan.Pods), "pod"), nil
 }
 
 // wireUnderlay connects nodes and routers to their segments.
@@ -189,7 +189,7 @@ func (l *lab) wireUnderlay(net *underlay) (string, error) {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("%d segments, %d links", len(l.plan.Segments), links), nil
+	return count(len(l.plan.Segments), "segment") + ", " + count(links, "link"), nil
 }
 
 // openStore starts the store on its node.
@@ -236,4 +236,12 @@ func (l *lab) waitMeshes(ctx context.Context, meshes []*meshWatch) (string, erro
 	}
 	n := len(meshes)
 	return fmt.Sprintf("%d of %d routes between nodes", n*(n-1), n*(n-1)), nil
+}
+
+// count says how many there are of a thing.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

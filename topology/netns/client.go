@@ -97,6 +97,7 @@ func runIn(ctx context.Context, dir, space string, proc topology.Process) (int, 
 type streams struct {
 	theirs []*os.File // the process's ends, in the order of descriptors
 	owned  []*os.File // closed once the process has them
+	ended  *os.File   // closed to tell the terminal's copier that the process has ended
 	copies sync.WaitGroup
 	start  []func()
 	stop   []func()
@@ -169,8 +170,8 @@ func (s *streams) output(w io.Writer) (*os.File, error) {
 		return nil, fmt.Errorf("make a pipe: %w", err)
 	}
 	s.own(pw)
-	s.copies.Add(1)
 	s.start = append(s.start, func() {
+		s.copies.Add(1)
 		go func() {
 			defer s.copies.Done()
 			defer pr.Close()
@@ -194,36 +195,72 @@ func (s *streams) terminal(proc topology.Process) error {
 	s.own(slave)
 	s.theirs = []*os.File{slave, slave, slave}
 	_ = pty.InheritSize(ours, master)
+	over, ended, err := os.Pipe()
+	if err != nil {
+		return errors.Join(fmt.Errorf("make a pipe: %w", err), master.Close(), slave.Close())
+	}
 	before, err := term.MakeRaw(int(ours.Fd()))
 	if err != nil {
-		return errors.Join(fmt.Errorf("set the terminal up: %w", err), master.Close(), slave.Close())
+		return errors.Join(fmt.Errorf("set the terminal up: %w", err), master.Close(), slave.Close(), over.Close(), ended.Close())
 	}
+	s.ended = ended
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, unix.SIGWINCH)
 	s.stop = append(s.stop, func() {
 		signal.Stop(resized)
 		close(resized)
+		s.finish()
 		_ = term.Restore(int(ours.Fd()), before)
 		master.Close()
+		over.Close()
 	})
 	out := proc.Stdout
 	if out == nil {
 		out = ours
 	}
-	s.copies.Add(1)
 	s.start = append(s.start, func() {
+		s.copies.Add(1)
 		go func() {
 			for range resized {
 				_ = pty.InheritSize(ours, master)
 			}
 		}()
 		go func() { _, _ = io.Copy(master, ours) }()
-		go func() { // ends with EIO when the process's side is closed
+		go func() {
 			defer s.copies.Done()
-			_, _ = io.Copy(out, master)
+			show(out, master, over)
 		}()
 	})
 	return nil
+}
+
+// show copies what the process prints until nothing holds its terminal any
+// more. When over hangs up the process has ended, and then it copies only what
+// is there: something left in the background may hold the terminal for ever.
+func show(out io.Writer, master, over *os.File) {
+	const quiet = 50 // ms, far more than a byte takes through a terminal
+	poll := []unix.PollFd{{Fd: int32(master.Fd()), Events: unix.POLLIN}, {Fd: int32(over.Fd())}}
+	timeout := -1
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := unix.Poll(poll, timeout)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil || n == 0:
+			return
+		case len(poll) == 2 && poll[1].Revents != 0:
+			poll, timeout = poll[:1], quiet
+			continue
+		}
+		n, err = master.Read(buf)
+		if err != nil {
+			return // EIO: nothing holds the other side
+		}
+		if _, err := out.Write(buf[:n]); err != nil {
+			return
+		}
+	}
 }
 
 // handOver begins to copy, and lets go of the ends that the process now has.
@@ -237,8 +274,14 @@ func (s *streams) handOver() {
 	s.owned = nil
 }
 
-// finish waits until everything that the process printed is copied.
-func (s *streams) finish() { s.copies.Wait() }
+// finish waits until everything that the process, which has ended, printed is
+// copied.
+func (s *streams) finish() {
+	if s.ended != nil {
+		s.ended.Close()
+	}
+	s.copies.Wait()
+}
 
 func (s *streams) close() error {
 	for _, f := range s.owned {
