@@ -73,17 +73,9 @@ func New(o Options) *Agent {
 	}
 }
 
-// FatalError is one that another try would not mend: the agent has to be
-// started differently, or the network configured differently.
-type FatalError struct{ Err error }
-
-func (e *FatalError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *FatalError) Unwrap() error { return e.Err }
-
 // Run works until ctx ends, and then returns nil at once, leaving everything
-// in place.
+// in place. Its error says why the node could not be set up: by the options,
+// the network's configuration or the kernel.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -166,15 +158,15 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
-		return nil, &FatalError{fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
-			strings.Join(slices.Sorted(maps.Keys(a.Backends)), ", "))}
+		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
+			strings.Join(slices.Sorted(maps.Keys(a.Backends)), ", "))
 	}
 	if config.EnableIPv6 {
-		return nil, &FatalError{errors.New("IPv6 (EnableIPv6 in the network configuration) is not in this build")}
+		return nil, errors.New("IPv6 (EnableIPv6 in the network configuration) is not in this build")
 	}
 	under, err := chooseUnderlay(a.Underlay)
 	if err != nil {
-		return nil, &FatalError{err}
+		return nil, err
 	}
 	a.Log.Info("underlay", "interface", under.Name, "address", under.Address, "publicIP", under.PublicIP, "mtu", under.MTU)
 	segment, err := newSegment(under.Name)
@@ -184,7 +176,7 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 	under.Adjacent = segment.adjacent
 	b, err := newBackend(config, under)
 	if err != nil {
-		return nil, errors.Join(&FatalError{err}, segment.close())
+		return nil, errors.Join(err, segment.close())
 	}
 	kernel, err := datapath.Open(b.Scope())
 	if err != nil {
@@ -219,7 +211,7 @@ func explainKind(err error, want datapath.State) error {
 		return err
 	}
 	for l := range want.Links {
-		return &FatalError{fmt.Errorf("%w: this kernel makes no devices of type %s; load the module with `modprobe %s`, or choose another backend", err, l.Kind, l.Kind)}
+		return fmt.Errorf("%w: this kernel makes no devices of type %s; load the module with `modprobe %s`, or choose another backend", err, l.Kind, l.Kind)
 	}
 	return err
 }
@@ -237,8 +229,10 @@ func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
 	return underlay.Select(facts, o)
 }
 
-// Check says why the node is not ready, and nil when it is: the kernel is as
-// the leases say, and the leases are the store's newest.
+// Check says why the node is not ready, and nil when it is: the kernel and
+// subnet.env are as the leases say, and the leases are the store's newest. The
+// firewall's rules are judged by the last look at them, at most FirewallResync
+// ago.
 func (a *Agent) Check(ctx context.Context) error {
 	if err := a.status.err(); err != nil {
 		return err

@@ -23,6 +23,9 @@ const (
 	// passes bounds how often one repair is looked over: setting a device's
 	// MAC address, say, makes the kernel drop its neighbours.
 	passes = 3
+	// subnetFileLook is the pause between two looks at subnet.env, without
+	// which no pod can be made.
+	subnetFileLook = 5 * time.Second
 	// named is how many changes of one repair the log names.
 	named = 8
 )
@@ -42,19 +45,18 @@ type loop struct {
 	// VTEP's.
 	claimedOver *lease.Attrs
 	problems    []string
-	moves       int // the kernel's Moves for which want was computed
-	// refused are the changes of which the log has told, and that are still due.
-	refused   []string
-	published lease.Key        // the subnet that subnet.env and firewall know
-	said      map[topic]string // what the log was told of each topic last
+	moves       int              // the kernel's Moves for which want was computed
+	published   lease.Key        // the subnet that subnet.env and firewall know
+	said        map[topic]string // what the log was told of each topic last
 
 	wake, rearm chan struct{}
-	repair      *time.Timer // when foreign changes are to be mended
-	due         bool        // whether repair is running
-	repairs     []time.Time // when the last ones were
-	retry       *time.Timer // when a failed change is tried again
+	repair      *time.Timer       // when foreign changes are to be mended
+	due         bool              // whether repair is running
+	repairs     []time.Time       // when the last ones were
+	refused     []datapath.Change // what the last attempt left undone
+	retry       *time.Timer       // when it is tried again
 	retryPause  backoff
-	rewrite     *time.Timer // when subnet.env, which could not be written, is tried again
+	rewrite     *time.Timer // when subnet.env is looked at again
 }
 
 func newLoop(a *Agent, n *node, h *holder, g *guard, f *follower) *loop {
@@ -212,8 +214,11 @@ func (l *loop) report(t topic, err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if text != "" && text != l.said[t] {
+	switch before := l.said[t]; {
+	case text != "" && text != before:
 		l.agent.Log.Error("not ready: "+string(t), "err", err)
+	case text == "" && before != "":
+		l.agent.Log.Info("well again: " + string(t))
 	}
 	l.said[t] = text
 }
@@ -301,31 +306,31 @@ func (l *loop) program(why string) error {
 	if err != nil {
 		return err
 	}
-	for range passes {
-		changes := datapath.Diff(*l.want, l.kernel.State())
-		if len(changes) == 0 {
-			l.refused = nil
-			return nil
-		}
-		l.logChanges(why, changes)
-		if err = l.kernel.Apply(changes); err != nil {
-			break
-		}
-	}
 	rest := datapath.Diff(*l.want, l.kernel.State())
-	l.refused = nil
-	for _, c := range rest {
-		l.refused = append(l.refused, c.String())
+	for pass := 0; pass < passes && len(rest) > 0; pass++ {
+		if !slices.Equal(rest, l.refused) { // told of when they were tried first
+			l.logChanges(why, rest)
+		}
+		tried := rest
+		err = l.kernel.Apply(tried)
+		rest = datapath.Diff(*l.want, l.kernel.State())
+		if slices.Equal(rest, tried) {
+			break // it would be refused again
+		}
 	}
-	if err == nil && len(rest) > 0 {
-		err = fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
+	l.refused = rest
+	switch {
+	case len(rest) > 0 && err == nil:
+		return fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
+	case len(rest) == 0 && err != nil:
+		// As when a device goes while what hangs on it is being repaired.
+		l.agent.Log.Warn("the kernel refused a change that is no longer due", "err", err)
+		return nil
 	}
 	return err
 }
 
-// logChanges names the changes, but not again those that were refused before.
 func (l *loop) logChanges(why string, changes []datapath.Change) {
-	changes = slices.DeleteFunc(slices.Clone(changes), func(c datapath.Change) bool { return slices.Contains(l.refused, c.String()) })
 	log := l.agent.Log.Info
 	if why == "repair" {
 		log = l.agent.Log.Warn
@@ -338,8 +343,10 @@ func (l *loop) logChanges(why string, changes []datapath.Change) {
 	}
 }
 
-// verify answers whether the kernel is as it ought to be at this moment.
+// verify answers whether the kernel and subnet.env are as they ought to be at
+// this moment.
 func (l *loop) verify() error {
+	l.writeSubnetFile()
 	if err := l.agent.status.err(); err != nil {
 		return err
 	}
@@ -354,22 +361,25 @@ func (l *loop) verify() error {
 	return fmt.Errorf("%s: %d changes are due, the first: %s", topicDatapath, len(changes), changes[0])
 }
 
-// writeSubnetFile writes subnet.env, or restores it.
+// writeSubnetFile writes subnet.env, or restores it, once there is a subnet to
+// tell of.
 func (l *loop) writeSubnetFile() {
-	if l.own == nil {
+	if l.published == (lease.Key{}) {
 		return
 	}
 	env := subnetEnv{
-		network: l.config.Network, subnet: l.own.Lease.Key.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
+		network: l.config.Network, subnet: l.published.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
 	}
 	changed, err := env.write(l.agent.SubnetFile)
 	if err == nil {
 		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)
 	}
 	l.report(topicSubnetFile, err)
+	pause := subnetFileLook
 	if err != nil {
-		l.rewrite.Reset(time.Second)
+		pause = time.Second
 	}
+	l.rewrite.Reset(pause)
 	if changed {
 		l.agent.Log.Info("subnet file written", "path", l.agent.SubnetFile)
 	}

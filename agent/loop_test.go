@@ -178,7 +178,8 @@ func TestRenewal(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	ready := 0
-	s := newStatus(func() { ready++ }, topicLease, topicStore)
+	var s *status
+	s = newStatus(func() { ready++; _ = s.err() }, topicLease, topicStore)
 	if err := s.err(); err == nil || err.Error() != "lease: not done yet\nstore: not done yet" {
 		t.Error(err)
 	}

@@ -42,14 +42,21 @@ func newStatus(ready func(), topics ...topic) *status {
 
 // set records how a topic is; nil is well.
 func (s *status) set(t topic, err error) {
+	if ready := s.record(t, err); ready != nil {
+		ready()
+	}
+}
+
+// record returns what is to be called, without the lock: it may ask for err.
+func (s *status) record(t topic, err error) (ready func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.errs[t] = err
-	if s.ready == nil || slices.ContainsFunc(s.topics, func(t topic) bool { return s.errs[t] != nil }) {
-		return
+	if slices.ContainsFunc(s.topics, func(t topic) bool { return s.errs[t] != nil }) {
+		return nil
 	}
-	s.ready()
-	s.ready = nil
+	ready, s.ready = s.ready, nil
+	return ready
 }
 
 // err joins all that is not well; nil when everything is.

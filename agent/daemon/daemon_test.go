@@ -49,6 +49,13 @@ func TestRunUsage(t *testing.T) {
 		{"--iptables-resync=0 --healthz-port=-1", "", 2, "--healthz-port=-1 is not a TCP port"},
 		{"--public-ip=here", "", 2, "--public-ip=here is not an IPv4 address"},
 		{"--public-ipv6=fd00::1", "", 2, "IPv6 is not in this build"},
+		{"--subnet-file=", "", 2, "--subnet-file is empty"},
+		{"--iface-regex=[ --iface-regex=eth", "", 2, "--iface-regex=[: error parsing regexp"},
+		{"--etcd-endpoints=,", "", 2, "--etcd-endpoints is empty"},
+		{"--etcd-endpoints=http://10.0.0.1:2379,::bad", "", 2, "--etcd-endpoints: ::bad is not the URL of an etcd"},
+		{"--etcd-endpoints=http://", "", 2, "--etcd-endpoints: http:// is not the URL"},
+		{"--etcd-endpoints=10.0.0.1", "", 2, "--etcd-endpoints: 10.0.0.1 is not the URL"},
+		{"--etcd-endpoints=etcd.svc:2379,unix:///run/etcd.sock --etcd-cafile=/nowhere/ca.pem", "", 1, "read etcd's certificate authority"},
 		{"", "FLANNELD_IP_MASQ=perhaps", 2, `FLANNELD_IP_MASQ="perhaps"`},
 		{"--etcd-cafile=/nowhere/ca.pem", "", 1, "read etcd's certificate authority: open /nowhere/ca.pem"},
 	} {

@@ -5,7 +5,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -149,14 +152,43 @@ func (s *settings) check() error {
 	refuse(s.renewMargin < 1 || s.renewMargin > 1439, "--subnet-lease-renew-margin=%d: it must be 1 to 1439 minutes", s.renewMargin)
 	refuse(s.resync < 1, "--iptables-resync=%d: it must be at least a second", s.resync)
 	refuse(s.healthzPort < 0 || s.healthzPort > 65535, "--healthz-port=%d is not a TCP port", s.healthzPort)
+	refuse(s.subnetFile == "", "--subnet-file is empty; CNI plugins expect /run/flannel/subnet.env")
+	refuse(len(s.endpointList()) == 0, "--etcd-endpoints is empty: name at least one, such as http://127.0.0.1:2379")
+	for _, e := range s.endpointList() {
+		refuse(!isEndpoint(e), "--etcd-endpoints: %s is not the URL of an etcd, such as http://127.0.0.1:2379", e)
+	}
+	for _, e := range s.ifaceRegex {
+		_, err := regexp.Compile(e)
+		refuse(err != nil, "--iface-regex=%s: %v", e, err)
+	}
 	refuse(s.kube, "--kube-subnet-mgr: leases in the Kubernetes API are not in this build; use etcd")
 	refuse(s.blackhole, "--ip-blackhole-route is not in this build")
 	refuse(s.publicIPv6 != "", "--public-ipv6: IPv6 is not in this build")
-	for name, value := range map[string]string{"public-ip": s.publicIP, "iface-can-reach": s.canReach} {
-		a, err := netip.ParseAddr(value)
-		refuse(value != "" && (err != nil || !a.Is4()), "--%s=%s is not an IPv4 address", name, value)
+	for _, f := range []struct{ name, value string }{{"public-ip", s.publicIP}, {"iface-can-reach", s.canReach}} {
+		a, err := netip.ParseAddr(f.value)
+		refuse(f.value != "" && (err != nil || !a.Is4()), "--%s=%s is not an IPv4 address", f.name, f.value)
 	}
 	return errors.Join(errs...)
+}
+
+// isEndpoint reports whether etcd's client can make something of it: a URL, or
+// a host and port.
+func isEndpoint(s string) bool {
+	if !strings.Contains(s, "://") {
+		host, port, err := net.SplitHostPort(s)
+		return err == nil && host != "" && port != ""
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return false
+	}
+	switch u.Scheme {
+	case "http", "https":
+		return u.Host != ""
+	case "unix", "unixs":
+		return u.Host+u.Path != ""
+	}
+	return false
 }
 
 func (s *settings) underlay() underlay.Options {

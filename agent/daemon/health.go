@@ -15,8 +15,8 @@ import (
 const checkTimeout = 2 * time.Second
 
 // serveHealth serves /healthz and /readyz with flannel's texts, if port is not
-// 0. /readyz answers 200 only when check finds nothing at that moment, and
-// says otherwise what is missing, one line each.
+// 0. /readyz answers 200 only when check finds nothing, and says otherwise what
+// is missing, one line each.
 func serveHealth(address string, port int, check func(context.Context) error, log *slog.Logger) (stop func(), err error) {
 	if port == 0 {
 		return func() {}, nil
@@ -37,7 +37,7 @@ func serveHealth(address string, port int, check func(context.Context) error, lo
 	})
 	listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
-		return nil, fmt.Errorf("serve health: %w", err)
+		return nil, fmt.Errorf("serve health at --healthz-ip=%s --healthz-port=%d: %w", address, port, err)
 	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {

@@ -30,6 +30,12 @@ type Change struct {
 
 func (c Change) String() string { return c.Entry.command(c.Verb) }
 
+// emit appends the message that makes the change, named as the change prints.
+func (c Change) emit(b *rtnl.Batch, index map[string]int) {
+	c.Entry.emit(b, c.Verb, func(name string) int { return index[name] })
+	b.Describe(c.String)
+}
+
 // Entry is what a Change is about: a Link, Addr, Neigh, FDB or Route.
 type Entry interface {
 	// device is the name of the device that the entry belongs to.
@@ -155,11 +161,17 @@ func (f FDB) command(v Verb) string {
 	if f.VNI != 0 {
 		s += fmt.Sprintf(" vni %d", f.VNI)
 	}
+	if f.Via != 0 {
+		s += fmt.Sprintf(" via #%d", f.Via)
+	}
+	if f.NotPermanent {
+		return s + " self"
+	}
 	return s + " self permanent"
 }
 
 func (f FDB) emit(b *rtnl.Batch, v Verb, index func(string) int) {
-	entry := rtnl.FDB{Dev: index(f.Dev), MAC: f.MAC.hardware(), Dst: f.Dst, Port: f.Port, VNI: f.VNI}
+	entry := rtnl.FDB{Dev: index(f.Dev), MAC: f.MAC.hardware(), Dst: f.Dst, Port: f.Port, VNI: f.VNI, Via: f.Via}
 	if v == Delete {
 		b.DelFDB(entry)
 		b.Tolerate(unix.ENOENT, unix.ENODEV)

@@ -20,14 +20,14 @@ func Diff(want, have State) []Change {
 	d.neighs(want, have)
 	d.fdb(want, have)
 	d.routes(want, have)
-	return slices.Concat(d.link, d.addr, d.neigh, d.entry, d.displaced, d.route,
+	return slices.Concat(d.link, d.addr, d.neigh, d.spoilt, d.entry, d.displaced, d.route,
 		d.delRoute, d.delEntry, d.delNeigh, d.delAddr)
 }
 
 // diff collects changes by the step that they belong to.
 type diff struct {
-	link, addr, neigh, entry, displaced, route []Change
-	delRoute, delEntry, delNeigh, delAddr      []Change
+	link, addr, neigh, spoilt, entry, displaced, route []Change
+	delRoute, delEntry, delNeigh, delAddr              []Change
 }
 
 // links compares the devices, and returns what will be left of have: nothing
@@ -114,10 +114,27 @@ func (d *diff) neighs(want, have State) {
 func (d *diff) fdb(want, have State) {
 	byDst := func(a, b FDB) int {
 		return cmp.Or(cmp.Compare(a.Dev, b.Dev), a.Dst.Compare(b.Dst), slices.Compare(a.MAC[:], b.MAC[:]),
-			cmp.Compare(a.Port, b.Port), cmp.Compare(a.VNI, b.VNI))
+			cmp.Compare(a.Port, b.Port), cmp.Compare(a.VNI, b.VNI), cmp.Compare(a.Via, b.Via))
 	}
 	d.entry = changes(Add, missing(want.FDB, have.FDB, byDst))
-	d.delEntry = changes(Delete, missing(have.FDB, want.FDB, byDst))
+	extra := missing(have.FDB, want.FDB, byDst)
+	if len(extra) == 0 {
+		return
+	}
+	ours := Set[vtep]{}
+	for f := range want.FDB {
+		ours.Add(f.vtep())
+	}
+	for _, f := range extra {
+		switch {
+		case !f.NotPermanent:
+			d.delEntry = append(d.delEntry, Change{Delete, f})
+		case ours.Has(f.vtep()):
+			// It goes first: replacing would leave a second destination, and
+			// deleting it afterwards could hit the new entry.
+			d.spoilt = append(d.spoilt, Change{Delete, f})
+		} // The kernel forgets by itself what it has learned.
+	}
 }
 
 func (d *diff) routes(want, have State) {

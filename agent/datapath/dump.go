@@ -158,22 +158,24 @@ func (s State) dumpFamily(c *rtnl.Conn, family byte, name string, index int) err
 	return nil
 }
 
-// addNeigh takes up a neighbour or forwarding entry, if it is permanent: the
+// addNeigh takes up a forwarding entry, or a neighbour if it is permanent: the
 // kernel makes and removes the others by itself.
 func (s State) addNeigh(dev string, n rtnl.NeighState) {
-	if n.State&unix.NUD_PERMANENT == 0 || len(n.MAC) != len(MAC{}) {
-		return
-	}
 	switch {
-	case n.Family != unix.AF_BRIDGE:
+	case len(n.MAC) != len(MAC{}):
+	case n.Family == unix.AF_BRIDGE:
+		if n.Flags&unix.NTF_SELF != 0 {
+			s.FDB.Add(readFDB(dev, n))
+		}
+	case permanent(n):
 		s.Neighs[NeighKey{dev, n.IP}] = MAC(n.MAC)
-	case n.Flags&unix.NTF_SELF != 0:
-		s.FDB.Add(readFDB(dev, n))
 	}
 }
 
+func permanent(n rtnl.NeighState) bool { return n.State&unix.NUD_PERMANENT != 0 }
+
 func readFDB(dev string, n rtnl.NeighState) FDB {
-	return FDB{Dev: dev, MAC: MAC(n.MAC), Dst: n.IP, Port: n.Port, VNI: n.VNI}
+	return FDB{Dev: dev, MAC: MAC(n.MAC), Dst: n.IP, Port: n.Port, VNI: n.VNI, Via: n.Via, NotPermanent: !permanent(n)}
 }
 
 // readLink turns the kernel's description into a Link.

@@ -118,7 +118,7 @@ func (k *Kernel) Apply(changes []Change) error {
 			missing.Add(dev)
 			continue
 		}
-		c.Entry.emit(&b, c.Verb, func(name string) int { return k.index[name] })
+		c.emit(&b, k.index)
 	}
 	for dev := range missing {
 		errs = append(errs, fmt.Errorf("there is no device %s to program", dev))
@@ -144,10 +144,10 @@ func (k *Kernel) applyLinks(changes []Change) error {
 			}
 			k.index[link.Underlay] = under.Index
 		}
-		c.Entry.emit(&b, c.Verb, func(name string) int { return k.index[name] })
+		c.emit(&b, k.index)
 	}
 	if err := k.conn.Do(&b); err != nil {
-		errs = append(errs, err)
+		errs = append(errs, err, k.rivals(changes, err))
 	}
 	for _, c := range changes {
 		name := c.Entry.device()
@@ -159,6 +159,29 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		k.index[name] = link.Index
 		if c.Verb == Add {
 			errs = append(errs, quietIPv6(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rivals names the devices that have the VNI of one which was refused for it,
+// because it exists already.
+func (k *Kernel) rivals(changes []Change, refusal error) error {
+	if !errors.Is(refusal, unix.EEXIST) {
+		return nil
+	}
+	links, err := k.conn.Links()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range changes {
+		want := c.Entry.(Link)
+		for _, l := range links {
+			if c.Verb == Add && l.Vxlan != nil && l.Vxlan.VNI == want.VNI && l.Vxlan.Port == want.Port {
+				errs = append(errs, fmt.Errorf("device %s has VNI %d on port %d already; delete it (ip link del %s), or configure another VNI or Port",
+					l.Name, want.VNI, want.Port, l.Name))
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -254,24 +277,27 @@ func (k *Kernel) takeNeigh(m rtnl.Message) (bool, error) {
 		after, has := k.state.Neighs[key]
 		return had != has || before != after, nil
 	}
-	if n.Flags&unix.NTF_SELF == 0 || len(n.MAC) != len(MAC{}) || n.State&unix.NUD_PERMANENT == 0 && m.Type == unix.RTM_NEWNEIGH {
+	if n.Flags&unix.NTF_SELF == 0 || len(n.MAC) != len(MAC{}) {
 		return false, nil
 	}
-	entry := readFDB(dev, n)
-	if m.Type == unix.RTM_DELNEIGH {
-		had := k.state.FDB.Has(entry)
+	return k.takeFDB(m.Type, readFDB(dev, n)), nil
+}
+
+func (k *Kernel) takeFDB(typ uint16, entry FDB) bool {
+	had := k.state.FDB.Has(entry)
+	if typ == unix.RTM_DELNEIGH {
 		delete(k.state.FDB, entry)
-		return had, nil
+		return had
 	}
-	if k.state.FDB.Has(entry) {
-		return false, nil
+	if had {
+		return false
 	}
 	for other := range k.state.FDB {
-		// Replaced or appended? The notification does not say.
-		k.stale = k.stale || other.Dev == dev && other.MAC == entry.MAC
+		// Replaced, appended or altered? The notification does not say.
+		k.stale = k.stale || other.vtep() == entry.vtep()
 	}
 	k.state.FDB.Add(entry)
-	return true, nil
+	return true
 }
 
 // ownRoute reads a route; false if it is not owned.

@@ -130,6 +130,10 @@ func TestRefresh(t *testing.T) {
 		"FDB entry to another node":   "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 172.16.0.3 self permanent",
 		"FDB entry to another port":   "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 172.16.0.2 port 4789 self permanent",
 		"FDB entry to another VNI":    "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 172.16.0.2 vni 7 self permanent",
+		"FDB entry by another device": "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 172.16.0.2 via lo self permanent",
+		"FDB entry made static":       "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 172.16.0.3 self static",
+		"FDB entry made dynamic":      "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 172.16.0.2 self dynamic",
+		"second dynamic FDB entry":    "bridge fdb append 02:00:00:00:00:02 dev flannel.1 dst 172.16.0.3 self dynamic",
 		"default FDB entry":           "bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 172.16.0.3 self permanent",
 		"two default FDB entries":     "bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 172.16.0.3; bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 172.16.0.2",
 		"route deleted":               "ip route del 10.244.2.0/24",
@@ -155,6 +159,10 @@ func TestRefresh(t *testing.T) {
 		"link of another VNI":         "ip link del flannel.1; ip link add flannel.1 type vxlan id 5 dev eth0 dstport 8472",
 		"link of another driver":      "ip link del flannel.1; ip link add flannel.1 type bridge",
 		"link with learning":          "ip link set flannel.1 type vxlan learning",
+		"link with a TTL":             "ip link set flannel.1 type vxlan ttl 1",
+		"link with a TOS":             "ip link set flannel.1 type vxlan tos 0x10",
+		"link that inherits its TTL":  "ip link del flannel.1; ip link add flannel.1 address 02:00:00:00:00:01 type vxlan id 1 dev eth0 dstport 8472 local 172.16.0.1 nolearning ttl inherit",
+		"link with DF":                "ip link set flannel.1 type vxlan df set",
 		"link made a bridge's port":   "ip link add br0 type bridge; ip link set flannel.1 master br0",
 		"ARP off":                     "ip link set flannel.1 arp off",
 	}
@@ -190,6 +198,51 @@ func TestRefresh(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLearnedEntriesStay: the kernel makes and forgets them by itself, where
+// the network's configuration has Learning.
+func TestLearnedEntriesStay(t *testing.T) {
+	inNode(t, func(k *Kernel) error {
+		want := node(3)
+		settle(t, k, want)
+		const learned = "02:00:00:00:00:88 dst 172.16.0.88 self"
+		sh(t, "bridge fdb add 02:00:00:00:00:88 dev flannel.1 dst 172.16.0.88 self dynamic")
+		for range 2 { // as told by a notification, and by a dump
+			settle(t, k, want)
+			k.Resync()
+		}
+		if got := sh(t, "bridge fdb show dev flannel.1"); !strings.Contains(got, learned) {
+			t.Errorf("%q went:\n%s", learned, got)
+		}
+		return nil
+	})
+}
+
+func TestErrorsNameTheDevice(t *testing.T) {
+	inNode(t, func(k *Kernel) error {
+		settle(t, k, node(1))
+		sh(t, "ip link set flannel.1 name other.1")
+		if _, err := k.Refresh(); err != nil {
+			return err
+		}
+		err := k.Apply(Diff(node(1), k.State()))
+		for _, want := range []string{"ip link add flannel.1 ", "file exists", "ip link del other.1"} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("beside a device of the same VNI: %v, not %q", err, want)
+			}
+		}
+		sh(t, "ip link set other.1 name flannel.1")
+		if _, err := k.Refresh(); err != nil {
+			return err
+		}
+		wrong := Route{Dst: prefix("10.244.9.0/24"), Via: ip("10.244.1.0"), Dev: "flannel.1", Onlink: true}
+		err = k.Apply([]Change{{Add, wrong}})
+		if want := "ip route replace 10.244.9.0/24 via 10.244.1.0 dev flannel.1 onlink: invalid argument"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a route over the node's own address: %v, not %q", err, want)
+		}
+		return nil
+	})
 }
 
 func TestRefreshSeesItsUnderlay(t *testing.T) {

@@ -34,7 +34,7 @@ type State struct {
 	Addrs Set[Addr]
 	// Neighs holds the permanent entries.
 	Neighs map[NeighKey]MAC
-	// FDB holds the permanent entries of the devices' own databases.
+	// FDB holds the entries of the devices' own databases.
 	FDB Set[FDB]
 	// Routes holds the main table's routes that leave through the devices, and
 	// the owned ones of another.
@@ -140,17 +140,29 @@ type Neigh struct {
 	MAC MAC
 }
 
-// FDB is one permanent entry of a VXLAN device's forwarding database.
+// FDB is one entry of a VXLAN device's forwarding database.
 type FDB struct {
 	Dev string
 	MAC MAC
 	// Dst is the remote VTEP's underlay address.
 	Dst netip.Addr
-	// Port and VNI, where not 0, override the device's: never in a wanted
-	// state.
+	// The rest is zero in every wanted state. Port, VNI and Via, an ifindex,
+	// override the device's destination port, VNI and underlay.
 	Port uint16
 	VNI  uint32
+	Via  int
+	// NotPermanent marks an entry that the kernel has learned and will forget,
+	// and a permanent one that somebody made such.
+	NotPermanent bool
 }
+
+// vtep is what the kernel has one entry for, with one destination or several.
+type vtep struct {
+	dev string
+	mac MAC
+}
+
+func (f FDB) vtep() vtep { return vtep{f.Dev, f.MAC} }
 
 // Route is a route of the main table.
 type Route struct {

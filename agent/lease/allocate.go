@@ -31,27 +31,15 @@ func Own(c Claim, leases []Lease) (own *Lease, stale []Lease) {
 // previous one if that is free and allowed, and else the first free ones from
 // SubnetMin upwards. It reads the leases' keys only.
 func Allocate(c Claim, leases []Lease) ([]netip.Prefix, error) {
-	taken := map[netip.Prefix]bool{}
-	var odd []netip.Prefix // of another length: compared one by one
+	taken := newOccupied(c.Config.SubnetLen)
 	for _, l := range leases {
-		switch {
-		case !l.Key.Subnet.IsValid():
-		case l.Key.Subnet.Bits() == c.Config.SubnetLen:
-			taken[l.Key.Subnet] = true
-		default:
-			odd = append(odd, l.Key.Subnet)
+		if l.Key.Subnet.IsValid() {
+			taken.add(l.Key.Subnet)
 		}
 	}
 	free := func(p netip.Prefix) bool {
-		if taken[p] {
-			return false
-		}
-		for _, o := range odd {
-			if o.Overlaps(p) {
-				return false
-			}
-		}
-		return true
+		_, found := taken.overlapping(p)
+		return !found
 	}
 	if c.Config.allows(c.Previous) && free(c.Previous) {
 		return []netip.Prefix{c.Previous}, nil

@@ -17,7 +17,8 @@ func (c command) doctor() *cobra.Command {
 		Long: `Doctor tries, in namespaces of its own, everything that a lab does, and looks
 for the tools that the articles' commands use. It exits with 2 when something
 is missing without which no lab comes up.`,
-		Args: cobra.NoArgs,
+		Example: "  overlab doctor\n  overlab doctor -o json",
+		Args:    cobra.NoArgs,
 	}
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(*cobra.Command, []string) error {

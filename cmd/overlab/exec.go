@@ -74,7 +74,7 @@ stand-ins for kubectl and docker that answer from the lab.`,
 }
 
 // runOn runs a process with this command's streams and ends with its exit
-// code; 127 where there is no such program, as in a shell.
+// code; 126 or 127 where it could not be started, as in a shell.
 func (c command) runOn(cmd *cobra.Command, name, space string, p topology.Process) error {
 	lab, err := c.open(cmd.Context(), name)
 	if err != nil {
@@ -85,13 +85,13 @@ func (c command) runOn(cmd *cobra.Command, name, space string, p topology.Proces
 	if err != nil {
 		return err
 	}
-	code, err := c.attached(p, func(p topology.Process) (int, error) {
+	code, err := c.attached(cmd.Context(), p, func(p topology.Process) (int, error) {
 		// The process gets the signals that would end this command, and ends
 		// it by ending.
 		return ns.Run(context.WithoutCancel(cmd.Context()), p)
 	})
-	if errors.Is(err, netns.ErrNotFound) {
-		return &exitError{code: 127, err: err}
+	if unstarted := new(netns.StartError); errors.As(err, &unstarted) {
+		return &exitError{code: unstarted.Code, err: err}
 	}
 	if err != nil {
 		return err
@@ -103,10 +103,13 @@ func (c command) runOn(cmd *cobra.Command, name, space string, p topology.Proces
 }
 
 // attached runs a process with this command's streams, terminal and signals.
-func (c command) attached(p topology.Process, run func(topology.Process) (int, error)) (int, error) {
+func (c command) attached(ctx context.Context, p topology.Process, run func(topology.Process) (int, error)) (int, error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	defer signal.Stop(signals)
+	if err := ctx.Err(); err != nil {
+		return 0, err // a signal came before there was a process to pass it to
+	}
 	p.Stdin, p.Stdout, p.Stderr, p.Signals = c.in, c.out, c.streams.err, signals
 	p.TTY = isTerminal(c.in) && isTerminal(c.out)
 	return run(p)

@@ -103,7 +103,7 @@ func (c command) testInside(ctx context.Context, lab topology.Joiner, status top
 		}
 	}
 	argv = append(append(argv, "--"), checks...)
-	code, err := c.attached(topology.Process{Argv: argv, Env: os.Environ(), Dir: "/"}, func(p topology.Process) (int, error) {
+	code, err := c.attached(ctx, topology.Process{Argv: argv, Env: os.Environ(), Dir: "/"}, func(p topology.Process) (int, error) {
 		p.TTY = false // it needs no terminal of its own, and prints to ours
 		return lab.Join(context.WithoutCancel(ctx), p)
 	})

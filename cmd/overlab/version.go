@@ -12,9 +12,10 @@ import (
 
 func (c command) version() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version, and that of the file format",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Print the version, and that of the file format",
+		Example: "  overlab version\n  overlab version -o json",
+		Args:    cobra.NoArgs,
 	}
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(*cobra.Command, []string) error {

@@ -17,8 +17,15 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-// ErrNotFound says that the program to run is in no folder of the lab's PATH.
-var ErrNotFound = errors.New("not found")
+// StartError says that a program could not be started.
+type StartError struct {
+	// Code is what a shell exits with then (POSIX.1-2024, Shell Command
+	// Language, 2.8.2): 127 if there is no such program, 126 if it is none.
+	Code   int
+	reason string
+}
+
+func (e *StartError) Error() string { return e.reason }
 
 // ask sends a request that has one answer.
 func ask(dir string, req request) (*response, error) {
@@ -81,8 +88,8 @@ func runIn(ctx context.Context, dir, space string, proc topology.Process) (int, 
 			switch {
 			case readErr != nil:
 				return 0, fmt.Errorf("run %s: the lab went away: %w", proc.Argv[0], readErr)
-			case resp.NotFound:
-				return 0, fmt.Errorf("%s: %w", resp.Error, ErrNotFound)
+			case resp.Unstarted != 0:
+				return 0, &StartError{Code: resp.Unstarted, reason: resp.Error}
 			case resp.Error != "":
 				return 0, errors.New(resp.Error)
 			}

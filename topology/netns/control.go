@@ -47,10 +47,10 @@ type signalMessage struct {
 // response is the supervisor's only message, but for run, whose end it tells.
 type response struct {
 	Error string `json:"error,omitempty"`
-	// NotFound marks an error that exit code 127 describes: no such program.
-	NotFound bool             `json:"notFound,omitempty"`
-	Exit     int              `json:"exit"`
-	Status   *topology.Status `json:"status,omitempty"`
+	// Unstarted is the code of an error that is a StartError.
+	Unstarted int              `json:"unstarted,omitempty"`
+	Exit      int              `json:"exit"`
+	Status    *topology.Status `json:"status,omitempty"`
 }
 
 // maxMessage bounds a packet: the status of a lab of 256 nodes is 80 KiB.

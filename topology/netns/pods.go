@@ -19,9 +19,12 @@ func (l *lab) wirePods(ctx context.Context, files *subnetFiles) error {
 			return nil
 		}
 		requests := l.cniRequests(l.plan.Node(node), pods)
-		err := l.spaces[node].set.Do(func() error {
-			_, err := cni.AddAll(ctx, requests)
-			return err
+		// Where the agent does not masquerade, the plugin does, by running nft.
+		err := l.procs.lend(func() error {
+			return l.spaces[node].set.Do(func() error {
+				_, err := cni.AddAll(ctx, requests)
+				return err
+			})
 		})
 		if err != nil {
 			return fmt.Errorf("wire the pods of node %s: %w", node, err)

@@ -13,7 +13,8 @@ import (
 
 // processes is the supervisor's table of children. As process 1 of its PID
 // namespace the supervisor inherits every orphan of the lab, so one loop waits
-// for all children and tells each owner; nothing else may wait.
+// for all children and tells each owner; nothing else may wait, but what lend
+// calls.
 type processes struct {
 	mu   sync.Mutex
 	done map[int]chan<- syscall.WaitStatus
@@ -49,6 +50,14 @@ func (p *processes) reap() {
 			ch <- status
 		}
 	}
+}
+
+// lend calls fn, which may start processes of its own and wait for them. None
+// is reaped until it returns: the loop cannot tell its children from orphans.
+func (p *processes) lend(fn func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return fn()
 }
 
 // child is a process that the supervisor started.

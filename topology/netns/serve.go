@@ -84,7 +84,7 @@ func (l *lab) run(p *peer, req request, files []*os.File) error {
 	c, err := l.launch(req, files)
 	closeAll(files) // the process holds its own; ours would keep pipes open
 	if err != nil {
-		return p.send(response{Error: err.Error(), NotFound: errors.Is(err, errNoProgram)})
+		return p.send(response{Error: err.Error(), Unstarted: unstarted(err)})
 	}
 	gone := make(chan struct{})
 	go func() {
@@ -103,6 +103,18 @@ func (l *lab) run(p *peer, req request, files []*os.File) error {
 		return p.send(response{Exit: exitCode(status)})
 	case <-gone:
 		return hangUp(c)
+	}
+}
+
+// unstarted is the code of a StartError, 0 if err is none.
+func unstarted(err error) int {
+	switch {
+	case errors.Is(err, errNoProgram), errors.Is(err, unix.ENOENT):
+		return 127
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC):
+		return 126
+	default:
+		return 0
 	}
 }
 

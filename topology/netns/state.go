@@ -114,6 +114,7 @@ func (s state) claim() (*os.File, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // cleared by another command between the two steps
 		case err != nil:
+			s.removeEmpty() // no room for the lock
 			return nil, err
 		}
 		if err := s.clear(); err != nil {
@@ -223,6 +224,9 @@ func states() ([]state, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list labs: %w", err)
+	}
+	if len(entries) == 0 {
+		_ = os.Remove(root) // a command that was killed has left it
 	}
 	var out []state
 	for _, e := range entries {

@@ -75,13 +75,14 @@ func Supervise(ctx context.Context, o SuperviseOptions) error {
 		_ = l.reports.Encode(report{Error: err.Error()})
 		return err
 	}
+	// From here on a signal ends the lab; none may fall between the two.
+	down := make(chan os.Signal, 1)
+	signal.Notify(down, unix.SIGTERM, unix.SIGINT)
+	stop()
 	if err := l.reports.Encode(report{Ready: true}); err != nil {
 		l.forget()
 		return fmt.Errorf("report that the lab is ready: %w", err)
 	}
-	stop()
-	down := make(chan os.Signal, 1)
-	signal.Notify(down, unix.SIGTERM, unix.SIGINT)
 	slog.Info("ended by a signal", "signal", <-down)
 	l.forget()
 	return nil
@@ -101,15 +102,18 @@ func watchParent(pipe *os.File, cancel context.CancelCauseFunc) {
 	}
 }
 
-// forget removes what the state folder holds; its lock is released by the
-// process's end.
+// forget removes what the state folder holds, save the lock: without one, no
+// command would know the folder for a lab's and clear the rest, which is the
+// mount point that the lab still uses.
 func (l *lab) forget() {
 	entries, err := os.ReadDir(stateLink)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		_ = os.RemoveAll(filepath.Join(stateLink, e.Name()))
+		if e.Name() != lockFile {
+			_ = os.RemoveAll(filepath.Join(stateLink, e.Name()))
+		}
 	}
 }
 

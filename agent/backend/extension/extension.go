@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/datapath"
@@ -37,7 +36,7 @@ type config struct {
 
 // Extension is one node's part of an overlay that commands make.
 type Extension struct {
-	network                    netip.Prefix
+	config                     *lease.Config
 	underlay                   backend.Underlay
 	mtu                        int
 	before, after, add, remove command
@@ -61,7 +60,7 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 		return nil, fmt.Errorf("MTU %d is fewer than IPv4's 68 bytes", cfg.MTU)
 	}
 	e := &Extension{
-		network: c.Network, underlay: u, mtu: u.MTU, served: map[lease.Key]lease.Attrs{},
+		config: c, underlay: u, mtu: u.MTU, served: map[lease.Key]lease.Attrs{},
 		before: command{"PreStartupCommand", cfg.PreStartupCommand}, after: command{"PostStartupCommand", cfg.PostStartupCommand},
 		add: command{"SubnetAddCommand", cfg.SubnetAddCommand}, remove: command{"SubnetRemoveCommand", cfg.SubnetRemoveCommand},
 	}
@@ -111,7 +110,7 @@ func (e *Extension) Prepare(ctx context.Context) error {
 // it was and added as it is, so that nothing of the old one stays.
 func (e *Extension) Follow(ctx context.Context, own lease.Lease, all []lease.Lease) error {
 	if e.started != own.Key {
-		env := append([]string{"NETWORK=" + e.network.String()}, environment(own.Key, own.Attrs)...)
+		env := append([]string{"NETWORK=" + e.config.Network.String()}, environment(own.Key, own.Attrs)...)
 		if _, err := e.after.run(ctx, own.Key.String(), env, ""); err != nil {
 			return err
 		}
@@ -137,20 +136,12 @@ func (e *Extension) Follow(ctx context.Context, own lease.Lease, all []lease.Lea
 // peers are the leases that commands are to be run for, and what is wrong with
 // the others.
 func (e *Extension) peers(own lease.Lease, all []lease.Lease) (map[lease.Key]lease.Attrs, []string) {
+	found, problems := backend.Peers(e.config, Type, e.underlay, own, all, func(l lease.Lease) error {
+		_, err := text(l.Attrs)
+		return err
+	}, nil)
 	peers := map[lease.Key]lease.Attrs{}
-	var problems []string
-	for _, l := range all {
-		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Subnet.IsValid() {
-			continue // ours, a reservation, or IPv6 alone
-		}
-		_, err := backend.Peer(l, Type, e.underlay)
-		if err == nil {
-			_, err = text(l.Attrs)
-		}
-		if err != nil {
-			problems = append(problems, fmt.Sprintf("lease %s: %v", l.Key, err))
-			continue
-		}
+	for _, l := range found {
 		peers[l.Key] = l.Attrs
 	}
 	return peers, problems

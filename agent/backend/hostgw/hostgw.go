@@ -62,34 +62,19 @@ func (h *HostGW) Device() datapath.State { return datapath.NewState() }
 // it is tried again.
 func (h *HostGW) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []string) {
 	s := datapath.NewState()
-	var problems []string
-	for _, l := range all {
-		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Subnet.IsValid() {
-			continue // ours, a reservation, or IPv6 alone
+	bare := h.Scope().Bare
+	peers, problems := backend.Peers(h.config, Type, h.underlay, own, all, func(l lease.Lease) error {
+		if !bare.Covers(l.Key.Subnet) {
+			return fmt.Errorf("its subnet is not a /%d of %s", bare.Len, bare.Network)
 		}
-		route, err := h.route(l)
-		if err != nil {
-			problems = append(problems, fmt.Sprintf("lease %s: %v", l.Key, err))
+		return nil
+	}, nil)
+	for _, l := range peers {
+		via := l.Attrs.PublicIP
+		if !h.underlay.Adjacent(via) {
+			problems = append(problems, fmt.Sprintf("lease %s: its PublicIP %s is not on the segment of %s, and host-gw crosses no router", l.Key, via, h.underlay.Name))
 		}
-		if route.Dst.IsValid() {
-			s.Routes.Add(route)
-		}
+		s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: via, Dev: h.underlay.Name})
 	}
 	return s, problems
-}
-
-// route returns the route to a peer, the zero Route where there can be none,
-// and what is wrong with it.
-func (h *HostGW) route(l lease.Lease) (datapath.Route, error) {
-	via, err := backend.Peer(l, Type, h.underlay)
-	if err != nil {
-		return datapath.Route{}, err
-	}
-	if !h.Scope().Bare.Covers(l.Key.Subnet) {
-		return datapath.Route{}, fmt.Errorf("its subnet is not a /%d of %s", h.config.SubnetLen, h.config.Network)
-	}
-	if !h.underlay.Adjacent(via) {
-		err = fmt.Errorf("its PublicIP %s is not on the segment of %s, and host-gw crosses no router", via, h.underlay.Name)
-	}
-	return datapath.Route{Dst: l.Key.Subnet, Via: via, Dev: h.underlay.Name}, err
 }

@@ -81,12 +81,12 @@ func TestDesired(t *testing.T) {
 		t.Errorf("changes (-want +got):\n%s", d)
 	}
 	if d := cmp.Diff([]string{
-		"lease 10.244.3.0-24: its PublicIP 172.16.2.3 is not on the segment of eth0, and host-gw crosses no router",
 		"lease 10.244.4.0-24: its PublicIP 172.16.1.1 is this node's own",
 		"lease 10.244.5.0-24: it has no PublicIP",
 		"lease 10.244.6.0-24: it is of the backend vxlan, not host-gw",
-		"lease 10.244.8.0-25: its subnet is not a /24 of 10.244.0.0/16",
 		"lease 10.99.0.0-24: its subnet is not a /24 of 10.244.0.0/16",
+		"lease 10.244.8.0-25: its subnet is not a /24 of 10.244.0.0/16",
+		"lease 10.244.3.0-24: its PublicIP 172.16.2.3 is not on the segment of eth0, and host-gw crosses no router",
 	}, problems); d != "" {
 		t.Errorf("problems (-want +got):\n%s", d)
 	}

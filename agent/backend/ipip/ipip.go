@@ -27,6 +27,7 @@ const (
 
 // IPIP is one node's part of an IP-in-IP overlay.
 type IPIP struct {
+	config   *lease.Config
 	link     datapath.Link
 	underlay backend.Underlay
 	// bare are the routes of peers on the segment; none without DirectRouting.
@@ -44,6 +45,7 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 		return nil, fmt.Errorf("MTU %d of %s leaves %d bytes for pods, fewer than IPv4's 68", u.MTU, u.Name, mtu)
 	}
 	b := &IPIP{
+		config:   c,
 		link:     datapath.Link{Name: device, Kind: "ipip", MTU: mtu, Up: true, Local: u.Address},
 		underlay: u,
 	}
@@ -81,16 +83,9 @@ func (b *IPIP) Device() datapath.State {
 func (b *IPIP) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []string) {
 	s := b.Device()
 	s.Addrs.Add(datapath.Addr{Dev: device, Prefix: netip.PrefixFrom(own.Key.Subnet.Addr(), 32)})
-	var problems []string
-	for _, l := range all {
-		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Subnet.IsValid() {
-			continue // ours, a reservation, or IPv6 alone
-		}
-		via, err := backend.Peer(l, Type, b.underlay)
-		if err != nil {
-			problems = append(problems, fmt.Sprintf("lease %s: %v", l.Key, err))
-			continue
-		}
+	peers, problems := backend.Peers(b.config, Type, b.underlay, own, all, nil, nil)
+	for _, l := range peers {
+		via := l.Attrs.PublicIP
 		route := datapath.Route{Dst: l.Key.Subnet, Via: via, Dev: device, Onlink: true}
 		if b.bare.Dev != "" && b.bare.Covers(l.Key.Subnet) && b.underlay.Adjacent(via) {
 			route.Dev, route.Onlink = b.underlay.Name, false

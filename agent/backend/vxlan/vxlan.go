@@ -11,6 +11,7 @@ package vxlan
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -49,6 +50,7 @@ type leaseData struct {
 
 // VXLAN is one node's part of a VXLAN overlay.
 type VXLAN struct {
+	network  *lease.Config
 	link     datapath.Link
 	underlay backend.Underlay
 	// bare are the routes of peers on the segment; none without DirectRouting.
@@ -69,7 +71,7 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	mtu := min(cfg.MTU, u.MTU) - overhead
 	switch {
 	case c.EnableIPv6:
-		return nil, fmt.Errorf("IPv6 (EnableIPv6) over vxlan is not in this build")
+		return nil, errors.New("IPv6 (EnableIPv6) over vxlan is not in this build")
 	case cfg.VNI < 0 || cfg.VNI >= 1<<24:
 		return nil, fmt.Errorf("VNI %d is not a 24-bit number", cfg.VNI)
 	case len(name) > maxName:
@@ -83,7 +85,7 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 		cfg.Port = kernelPort
 	}
 	v := &VXLAN{
-		underlay: u,
+		network: c, underlay: u,
 		link: datapath.Link{
 			Name: name, Kind: "vxlan", MAC: datapath.RandomMAC(), MTU: mtu, Up: true, Underlay: u.Name,
 			Local: u.PublicIP, VNI: cfg.VNI, Port: cfg.Port, Learning: cfg.Learning, GBP: cfg.GBP,
@@ -134,22 +136,22 @@ func (v *VXLAN) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []s
 	dev := v.link.Name
 	s := v.Device()
 	s.Addrs.Add(datapath.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Key.Subnet.Addr(), 32)})
-	var problems []string
 	// One MAC has one place in the forwarding database.
 	holders := map[datapath.MAC]netip.Prefix{v.link.MAC: own.Key.Subnet}
-	for _, l := range all {
-		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Subnet.IsValid() {
-			continue // ours, a reservation, or IPv6 alone
-		}
-		mac, err := v.peer(l)
-		if holder, taken := holders[mac]; err == nil && taken {
-			err = fmt.Errorf("VtepMAC %s is also that of %s: the nodes were cloned, or one took the other's device", mac, holder)
-		}
-		if err != nil {
-			problems = append(problems, fmt.Sprintf("lease %s: %v", l.Key, err))
-			continue
+	macs := map[lease.Key]datapath.MAC{}
+	peers, problems := backend.Peers(v.network, Type, v.underlay, own, all, func(l lease.Lease) (err error) {
+		macs[l.Key], err = vtepMAC(l)
+		return err
+	}, func(l lease.Lease) error {
+		mac := macs[l.Key]
+		if holder, taken := holders[mac]; taken {
+			return fmt.Errorf("VtepMAC %s is also that of %s: the nodes were cloned, or one took the other's device", mac, holder)
 		}
 		holders[mac] = l.Key.Subnet
+		return nil
+	})
+	for _, l := range peers {
+		mac := macs[l.Key]
 		if v.direct(l) {
 			s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: l.Attrs.PublicIP, Dev: v.link.Underlay})
 			continue
@@ -167,12 +169,9 @@ func (v *VXLAN) direct(l lease.Lease) bool {
 	return v.bare.Dev != "" && v.bare.Covers(l.Key.Subnet) && v.underlay.Adjacent(l.Attrs.PublicIP)
 }
 
-// peer checks another node's lease and returns its VTEP's address.
-func (v *VXLAN) peer(l lease.Lease) (datapath.MAC, error) {
+// vtepMAC reads the address of another node's VTEP from its lease.
+func vtepMAC(l lease.Lease) (datapath.MAC, error) {
 	var data leaseData
-	if _, err := backend.Peer(l, Type, v.underlay); err != nil {
-		return datapath.MAC{}, err
-	}
 	if err := json.Unmarshal(l.Attrs.BackendData, &data); err != nil {
 		return datapath.MAC{}, fmt.Errorf("BackendData %q: %w", l.Attrs.BackendData, err)
 	}

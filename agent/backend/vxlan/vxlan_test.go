@@ -117,6 +117,21 @@ func TestDesired(t *testing.T) {
 		peer("10.244.11.0-24", "172.16.1.11", "", ``),
 		peer("0.0.0.0-0&fd00::-64", "172.16.1.12", "vxlan", mac(12)),
 		peer("10.244.13.0-24", "172.16.1.13", "vxlan", mac(13)),
+		peer("10.244.14.0-24", "127.0.0.1", "vxlan", mac(14)),
+		peer("10.244.15.0-24", "224.0.0.1", "vxlan", mac(15)),
+		peer("10.244.16.0-24", "255.255.255.255", "vxlan", mac(16)),
+		// By their routes these would take the underlay, pods of this node, or
+		// another node's.
+		peer("172.16.1.0-24", "172.16.1.17", "vxlan", mac(17)),
+		peer("0.0.0.0-1", "172.16.1.18", "vxlan", mac(18)),
+		peer("10.244.0.0-16", "172.16.1.19", "vxlan", mac(19)),
+		peer("10.244.1.128-25", "172.16.1.20", "vxlan", mac(20)),
+		peer("10.244.1.0-24&fd00::-64", "172.16.1.21", "vxlan", mac(21)),
+		peer("10.244.2.0-25", "172.16.1.22", "vxlan", mac(22)),
+		peer("10.244.2.0-24&fd00::-64", "172.16.1.23", "vxlan", mac(23)),
+		peer("10.244.24.0-23", "172.16.1.24", "vxlan", mac(24)), // overlaps the next
+		peer("10.244.25.0-24", "172.16.1.25", "vxlan", mac(25)),
+		peer("10.244.26.0-23", "172.16.1.26", "vxlan", mac(26)), // from before the network's SubnetLen changed
 	})
 	var got []string
 	for _, c := range datapath.Diff(want, b.Device()) {
@@ -126,10 +141,16 @@ func TestDesired(t *testing.T) {
 		"ip addr add 10.244.1.0/32 dev flannel.1",
 		"ip neigh replace 10.244.2.0 lladdr 02:00:00:00:00:02 dev flannel.1 nud permanent",
 		"ip neigh replace 10.244.13.0 lladdr 02:00:00:00:00:13 dev flannel.1 nud permanent",
+		"ip neigh replace 10.244.25.0 lladdr 02:00:00:00:00:25 dev flannel.1 nud permanent",
+		"ip neigh replace 10.244.26.0 lladdr 02:00:00:00:00:26 dev flannel.1 nud permanent",
 		"bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 172.16.1.2 self permanent",
 		"bridge fdb replace 02:00:00:00:00:13 dev flannel.1 dst 172.16.1.13 self permanent",
+		"bridge fdb replace 02:00:00:00:00:25 dev flannel.1 dst 172.16.1.25 self permanent",
+		"bridge fdb replace 02:00:00:00:00:26 dev flannel.1 dst 172.16.1.26 self permanent",
 		"ip route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
 		"ip route replace 10.244.13.0/24 via 10.244.13.0 dev flannel.1 onlink",
+		"ip route replace 10.244.25.0/24 via 10.244.25.0 dev flannel.1 onlink",
+		"ip route replace 10.244.26.0/23 via 10.244.26.0 dev flannel.1 onlink",
 	}, got); d != "" {
 		t.Errorf("changes (-want +got):\n%s", d)
 	}
@@ -137,7 +158,9 @@ func TestDesired(t *testing.T) {
 	for _, p := range problems {
 		left = append(left, strings.Fields(p)[1])
 	}
-	if d := cmp.Diff("10.244.3.0-24: 10.244.4.0-24: 10.244.5.0-24: 10.244.6.0-24: 10.244.7.0-24: 10.244.8.0-24: 10.244.9.0-24: 10.244.10.0-24:", strings.Join(left, " ")); d != "" {
+	if d := cmp.Diff("10.244.3.0-24: 10.244.4.0-24: 10.244.5.0-24: 10.244.6.0-24: 10.244.7.0-24: 10.244.8.0-24: 10.244.9.0-24: 10.244.10.0-24: "+
+		"10.244.14.0-24: 10.244.15.0-24: 10.244.16.0-24: 172.16.1.0-24: 10.244.1.0-24&fd00::-64: 10.244.2.0-24&fd00::-64: "+
+		"0.0.0.0-1: 10.244.0.0-16: 10.244.1.128-25: 10.244.2.0-25: 10.244.24.0-23:", strings.Join(left, " ")); d != "" {
 		t.Errorf("left out (-want +got):\n%s\n%s", d, strings.Join(problems, "\n"))
 	}
 }

@@ -325,12 +325,17 @@ func TestWatchWithoutStore(t *testing.T) {
 	f := start(t)
 	f.Stop()
 	next := f.watch(f.store)
-	s := next("no store", func(s lease.Snapshot) bool { return s.Err != nil })
-	if s.Revision != 0 {
-		t.Errorf("revision %d without a store", s.Revision)
+	down := func(s lease.Snapshot) bool { return s.Err != nil }
+	for range 2 {
+		if s := next("no store", down); s.Revision != 0 {
+			t.Errorf("revision %d without a store", s.Revision)
+		}
 	}
 	f.Restart(t)
 	next("the store appears", has(0))
+	if said := f.log.String(); strings.Count(said, "was interrupted") != 1 || strings.Count(said, "followed again") != 1 {
+		t.Errorf("one trouble and its end are to be told of once:\n%s", said)
+	}
 }
 
 // TestWatchCompaction makes the store forget what a watcher has yet to see.

@@ -112,9 +112,14 @@ var errDisconnected = errors.New("the connection to etcd is lost")
 func (s *Store) Watch(ctx context.Context, fn func(lease.Snapshot)) {
 	last := lease.Snapshot{Err: errors.New("the leases have not been read yet")}
 	delay := firstRetry
+	said := ""
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := s.watchOnce(ctx, func(snap lease.Snapshot) {
+			if snap.Err == nil && said != "" {
+				said = ""
+				s.log.Info("the leases are followed again")
+			}
 			last = snap
 			fn(snap)
 		})
@@ -123,7 +128,10 @@ func (s *Store) Watch(ctx context.Context, fn func(lease.Snapshot)) {
 		}
 		last.Err = err
 		fn(last)
-		s.log.Warn("watching the leases was interrupted; what is known stays in force", "err", err)
+		if err.Error() != said {
+			said = err.Error()
+			s.log.Warn("watching the leases was interrupted; what is known stays in force", "err", err)
+		}
 		if time.Since(began) > lastRetry {
 			delay = firstRetry
 		}
