@@ -22,6 +22,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/lease"
@@ -67,7 +69,7 @@ type Agent struct {
 func New(o Options) *Agent {
 	return &Agent{
 		Options: o, questions: make(chan chan error),
-		status: newStatus(o.Ready, topicConfig, topicDatapath, topicLease, topicStore, topicFirewall, topicSubnetFile),
+		status: newStatus(o.Ready, topicConfig, topicDatapath, topicLease, topicStore, topicFirewall, topicSubnetFile, topicBackend),
 	}
 }
 
@@ -85,11 +87,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
-	node, err := a.settle(config)
+	node, err := a.settle(ctx, config)
 	if err != nil {
 		return ended(ctx, err)
 	}
-	defer node.kernel.Close() //nolint:errcheck // nothing is left in it
+	defer node.close() //nolint:errcheck // nothing is left in its sockets
 
 	snapshots := newMailbox[lease.Snapshot]()
 	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
@@ -102,7 +104,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g := newGuard(a)
 	running.Go(func() { g.run(ctx) })
 
-	l := newLoop(a, node, h, g)
+	f := newFollower(a, node.backend)
+	running.Go(func() { f.run(ctx) })
+
+	l := newLoop(a, node, h, g, f)
 	// The waiter ends when the deferred Close ends its Wait.
 	go l.waitForKernel(ctx)
 	l.run(ctx, snapshots)
@@ -115,7 +120,10 @@ type node struct {
 	underlay backend.Underlay
 	backend  backend.Backend
 	kernel   *datapath.Kernel
+	segment  *segment
 }
+
+func (n *node) close() error { return errors.Join(n.kernel.Close(), n.segment.close()) }
 
 // configure waits for a network configuration, as flannel does: for ever.
 func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
@@ -147,7 +155,7 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
-func (a *Agent) settle(config *lease.Config) (*node, error) {
+func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
@@ -161,14 +169,20 @@ func (a *Agent) settle(config *lease.Config) (*node, error) {
 		return nil, err
 	}
 	a.Log.Info("underlay", "interface", under.Name, "address", under.Address, "publicIP", under.PublicIP, "mtu", under.MTU)
-	b, err := newBackend(config, under)
+	segment, err := newSegment(under.Name)
 	if err != nil {
 		return nil, err
+	}
+	under.Adjacent = segment.adjacent
+	b, err := newBackend(config, under)
+	if err != nil {
+		return nil, errors.Join(err, segment.close())
 	}
 	kernel, err := datapath.Open(b.Scope())
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, segment.close())
 	}
+	n := &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}
 	b.Adopt(kernel.State())
 	// The device alone: what hangs on it carries traffic, and without the
 	// leases nobody can tell what of it is stale.
@@ -180,9 +194,26 @@ func (a *Agent) settle(config *lease.Config) (*node, error) {
 		a.Log.Info("device", "change", c.String())
 	}
 	if err := kernel.Apply(changes); err != nil {
-		return nil, errors.Join(fmt.Errorf("make the device: %w", err), kernel.Close())
+		return nil, errors.Join(explainKind(fmt.Errorf("make the device: %w", err), b.Device()), n.close())
 	}
-	return &node{config: config, underlay: under, backend: b, kernel: kernel}, nil
+	if r, ok := b.(backend.Runner); ok {
+		if err := r.Prepare(ctx); err != nil {
+			return nil, errors.Join(err, n.close())
+		}
+	}
+	return n, nil
+}
+
+// explainKind says of a kind of device that the running kernel does not make
+// how to get one that does.
+func explainKind(err error, want datapath.State) error {
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	for l := range want.Links {
+		return fmt.Errorf("%w: this kernel makes no devices of type %s; load the module with `modprobe %s`, or choose another backend", err, l.Kind, l.Kind)
+	}
+	return err
 }
 
 func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {

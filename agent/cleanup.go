@@ -9,18 +9,20 @@ import (
 	"os"
 	"regexp"
 
+	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
 	"github.com/overlab/overlab/internal/rtnl"
 )
 
-// ownDevice are the names that flannel's backends give to their devices.
-var ownDevice = regexp.MustCompile(`^flannel\.[0-9]+$`)
+// ownDevice are the kinds and names of the devices of flannel's backends.
+var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^ipip flannel\.ipip$`)
 
 // Cleanup removes what agents have left on the node: the devices with all that
-// hangs on them, the firewall's rules and the subnet file. The lease stays in
-// the store, where it expires, or is the node's again when an agent returns.
+// hangs on them, the underlay interface's routes to other nodes' pods, the
+// firewall's rules and the subnet file. The lease stays in the store, where it
+// expires, or is the node's again when an agent returns.
 func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
-	errs := []error{removeDevices(log), firewall.Remove(ctx)}
+	errs := []error{removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
 	err := os.Remove(subnetFile)
 	if err == nil {
 		log.Info("removed", "file", subnetFile)
@@ -42,7 +44,7 @@ func removeDevices(log *slog.Logger) error {
 	}
 	var b rtnl.Batch
 	for _, l := range links {
-		if l.Kind == "vxlan" && ownDevice.MatchString(l.Name) {
+		if ownDevice.MatchString(l.Kind + " " + l.Name) {
 			log.Info("removed", "device", l.Name)
 			b.DelLink(l.Index)
 		}

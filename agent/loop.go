@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/overlab/overlab/agent/datapath"
@@ -35,6 +36,7 @@ type loop struct {
 	agent  *Agent
 	holder *holder
 	guard  *guard
+	follow *follower
 
 	own      *lease.Grant // nil before the node has a lease
 	snapshot *lease.Snapshot
@@ -43,6 +45,7 @@ type loop struct {
 	// VTEP's.
 	claimedOver *lease.Attrs
 	problems    []string
+	moves       int              // the kernel's Moves for which want was computed
 	published   lease.Key        // the subnet that subnet.env and firewall know
 	said        map[topic]string // what the log was told of each topic last
 
@@ -56,9 +59,9 @@ type loop struct {
 	rewrite     *time.Timer // when subnet.env is looked at again
 }
 
-func newLoop(a *Agent, n *node, h *holder, g *guard) *loop {
+func newLoop(a *Agent, n *node, h *holder, g *guard, f *follower) *loop {
 	l := &loop{
-		node: n, agent: a, holder: h, guard: g,
+		node: n, agent: a, holder: h, guard: g, follow: f,
 		said: map[topic]string{}, wake: make(chan struct{}), rearm: make(chan struct{}, 1),
 		repair: time.NewTimer(0), retry: time.NewTimer(0), rewrite: time.NewTimer(0),
 		retryPause: backoff{first: 100 * time.Millisecond, last: 10 * time.Second},
@@ -110,6 +113,7 @@ func (l *loop) run(ctx context.Context, snapshots mailbox[lease.Snapshot]) {
 			l.writeSubnetFile()
 		case <-resync.C:
 			l.kernel.Resync()
+			l.lookAround(true)
 			l.reconcile("repair")
 			l.writeSubnetFile()
 		case answer := <-l.agent.questions:
@@ -141,6 +145,9 @@ func (l *loop) takeGrant(g lease.Grant) {
 			"was", l.own.Lease.Key, "is", g.Lease.Key)
 	}
 	l.own = &g
+	if l.snapshot != nil {
+		l.watchOwn() // another's write may have overtaken the grant
+	}
 	l.desire()
 	l.reconcile("lease")
 	l.publish()
@@ -223,9 +230,10 @@ func (l *loop) desire() {
 	}
 	want, problems := l.backend.Desired(l.own.Lease, l.snapshot.Leases)
 	l.want = &want
+	l.follow.tell(l.own.Lease, l.snapshot.Leases)
 	for _, p := range problems {
 		if !slices.Contains(l.problems, p) {
-			l.agent.Log.Warn("a lease is left out", "why", p)
+			l.agent.Log.Warn("a lease is not served", "why", p)
 		}
 	}
 	l.problems = problems
@@ -238,11 +246,25 @@ func (l *loop) takeNotifications() {
 	if err != nil {
 		l.agent.Log.Warn("could not follow the kernel's notifications", "err", err)
 		l.kernel.Resync()
-	} else if !changed || l.want == nil || len(datapath.Diff(*l.want, l.kernel.State())) == 0 {
+	}
+	moved := l.lookAround(false)
+	if err == nil && (!changed && !moved || l.want == nil || len(datapath.Diff(*l.want, l.kernel.State())) == 0) {
 		return
 	}
 	l.agent.status.set(topicDatapath, errors.New("it was altered and is being repaired"))
 	l.repairSoon()
+}
+
+// lookAround computes the wanted state anew where peers may have come to the
+// underlay's segment, or left it; always says that they may.
+func (l *loop) lookAround(always bool) (moved bool) {
+	if m := l.kernel.Moves(); m != l.moves || always {
+		l.moves = m
+		l.segment.forget()
+		l.desire()
+		return true
+	}
+	return false
 }
 
 // repairSoon lets a series of foreign changes end before it is mended.
@@ -267,6 +289,9 @@ func (l *loop) reconcile(why string) {
 		return
 	}
 	err := l.program(why)
+	if err != nil && len(l.problems) > 0 {
+		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
+	}
 	l.report(topicDatapath, err)
 	if err == nil {
 		l.retryPause.reset()
@@ -346,6 +371,9 @@ func (l *loop) writeSubnetFile() {
 		network: l.config.Network, subnet: l.published.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
 	}
 	changed, err := env.write(l.agent.SubnetFile)
+	if err == nil {
+		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)
+	}
 	l.report(topicSubnetFile, err)
 	pause := subnetFileLook
 	if err != nil {

@@ -17,6 +17,7 @@ const (
 	topicStore      topic = "store"
 	topicFirewall   topic = "firewall"
 	topicSubnetFile topic = "subnet file"
+	topicBackend    topic = "backend"
 )
 
 var errNotYet = errors.New("not done yet")

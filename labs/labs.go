@@ -20,7 +20,8 @@ var files embed.FS
 
 // Lab is one lab that ships.
 type Lab struct {
-	// Name is the lab's folder: a number and a label, as 000-vxlan-walk.
+	// Name is the lab's folder: a number and a label, as 000-vxlan-walk, or a
+	// label alone.
 	Name string
 	// Title is the heading of the exercise.
 	Title string
@@ -33,7 +34,7 @@ type Lab struct {
 // Number is the part of the name before the label, empty if there is none.
 func (l Lab) Number() string {
 	number, _, found := strings.Cut(l.Name, "-")
-	if !found {
+	if !found || strings.Trim(number, "0123456789") != "" {
 		return ""
 	}
 	return number
@@ -42,7 +43,10 @@ func (l Lab) Number() string {
 // Label is the part of the name after the number. It is also the metadata.name
 // of the spec: what the lab is called when it runs.
 func (l Lab) Label() string {
-	return strings.TrimPrefix(l.Name, l.Number()+"-")
+	if n := l.Number(); n != "" {
+		return strings.TrimPrefix(l.Name, n+"-")
+	}
+	return l.Name
 }
 
 // All returns the labs in the order of their names.

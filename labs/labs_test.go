@@ -7,8 +7,8 @@ import (
 
 func TestEveryLabExpands(t *testing.T) {
 	all := All()
-	if len(all) != 6 {
-		t.Fatalf("%d labs ship, want default and five articles", len(all))
+	if len(all) != 9 {
+		t.Fatalf("%d labs ship, want default, five articles, and three for backends", len(all))
 	}
 	for _, l := range all {
 		t.Run(l.Name, func(t *testing.T) {
@@ -38,6 +38,7 @@ func TestFind(t *testing.T) {
 		"default":        "default",
 		"ttl":            "002-ttl",
 		"004":            "004-model",
+		"host-gw":        "host-gw",
 	} {
 		l, err := Find(name)
 		if err != nil || l.Name != want {

@@ -176,6 +176,9 @@ func (x *expansion) expandNode(n *NodeSpec, path string) {
 		}
 		x.register(name, path+".name")
 	}
+	if t := strings.ToLower(x.spec.Network.Backend.Type); !n.VtepMAC.IsZero() && t != "" && t != "vxlan" {
+		x.add(path+".vtepMAC", "is the MAC address of a VXLAN device, and the backend is %s; leave it out", t)
+	}
 	if len(names) > 1 {
 		x.checkAlike(n, path, len(names))
 	}

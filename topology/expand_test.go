@@ -431,10 +431,55 @@ func TestBackends(t *testing.T) {
 		"{Type: host-gw}":                   {Type: "host-gw"},
 		"{Type: udp}":                       {Type: "udp", Port: 8285},
 		"{Type: ipip, DirectRouting: true}": {Type: "ipip", DirectRouting: true},
-		"{MTU: 1400, Learning: true, GBP: true, Port: 4789}": {Type: "vxlan", VNI: 1, Port: 4789, MTU: 1400, Learning: true, GBP: true},
+		"{Type: extension, SubnetAddCommand: ip route add $SUBNET via $PUBLIC_IP}": {Type: "extension", SubnetAddCommand: "ip route add $SUBNET via $PUBLIC_IP"},
+		"{MTU: 1400, Learning: true, GBP: true, Port: 4789}":                       {Type: "vxlan", VNI: 1, Port: 4789, MTU: 1400, Learning: true, GBP: true},
 	} {
 		if got := plan(t, "  network: {Backend: "+spec+"}\n").Network.Backend; got != want {
 			t.Errorf("%s: %+v", spec, got)
+		}
+	}
+}
+
+// TestOverlayMTU: what pods have on an underlay of 1500, and whether nodes are
+// connected at all.
+func TestOverlayMTU(t *testing.T) {
+	for spec, want := range map[string]struct {
+		mtu      int
+		connects bool
+	}{
+		"{}":                         {1450, true},
+		"{MTU: 1400}":                {1350, true},
+		"{MTU: 9000}":                {1450, true}, // the underlay has no room for it
+		"{DirectRouting: true}":      {1450, true},
+		"{Type: host-gw}":            {1500, true},
+		"{Type: host-gw, MTU: 1400}": {1500, true}, // flannel's host-gw does not know the key
+		"{Type: ipip}":               {1480, true},
+		"{Type: ipip, MTU: 1400}":    {1480, true},
+		"{Type: udp}":                {1472, true},
+		"{Type: wireguard}":          {1420, true},
+		"{Type: alloc}":              {1500, false},
+		"{Type: extension}":          {1500, false},
+		"{Type: extension, MTU: 1450, SubnetAddCommand: do}": {1450, true},
+	} {
+		p := plan(t, "  network: {Backend: "+spec+"}\n")
+		if got := p.OverlayMTU(&p.Nodes[0]); got != want.mtu || p.Network.Backend.Connects() != want.connects {
+			t.Errorf("%s: MTU %d, connects %t", spec, got, p.Network.Backend.Connects())
+		}
+	}
+}
+
+// TestKeysOfAnotherBackend: what the chosen backend cannot heed is refused.
+func TestKeysOfAnotherBackend(t *testing.T) {
+	for spec, want := range map[string]string{
+		"  network: {Backend: {Type: vxlan, SubnetAddCommand: do}}\n":                                              "spec.network.Backend.SubnetAddCommand: is a command of the backend extension, and the backend is vxlan",
+		"  network: {Backend: {Type: host-gw}}\n  nodes: [{name: n, vtepMAC: \"02:00:00:00:00:01\"}, {name: m}]\n": "spec.nodes[0].vtepMAC: is the MAC address of a VXLAN device, and the backend is host-gw",
+	} {
+		s, err := Parse("lab.yaml", []byte(header+spec))
+		if err == nil {
+			_, err = s.Plan()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", spec, err)
 		}
 	}
 }

@@ -175,6 +175,18 @@ func (x *expansion) backend(b *BackendSpec) {
 		Port: x.between(path+".Port", b.Port, 1, 65535, 0, ""),
 		MTU:  x.mtu(path+".MTU", b.MTU, 0),
 		GBP:  or(b.GBP, false), Learning: or(b.Learning, false), DirectRouting: or(b.DirectRouting, false),
+		PreStartupCommand: b.PreStartupCommand, PostStartupCommand: b.PostStartupCommand,
+		SubnetAddCommand: b.SubnetAddCommand, SubnetRemoveCommand: b.SubnetRemoveCommand,
+	}
+	if out.Type != "extension" {
+		for _, c := range []struct{ key, command string }{
+			{"PreStartupCommand", b.PreStartupCommand}, {"PostStartupCommand", b.PostStartupCommand},
+			{"SubnetAddCommand", b.SubnetAddCommand}, {"SubnetRemoveCommand", b.SubnetRemoveCommand},
+		} {
+			if c.command != "" {
+				x.add(path+"."+c.key, "is a command of the backend extension, and the backend is %s; leave it out", out.Type)
+			}
+		}
 	}
 	switch out.Type {
 	case "vxlan":

@@ -82,11 +82,17 @@ type Backend struct {
 	// Port is the UDP port; 8472 for vxlan (the kernel's own default).
 	Port int `json:"Port,omitempty"`
 	// MTU is the MTU in bytes that the backend starts from; 0 takes that of
-	// the agent's underlay interface.
+	// the agent's underlay interface, as do the backends that do not know the
+	// key (see FixesMTU).
 	MTU           int  `json:"MTU,omitempty"`
 	GBP           bool `json:"GBP,omitempty"`
 	Learning      bool `json:"Learning,omitempty"`
 	DirectRouting bool `json:"DirectRouting,omitempty"`
+	// The shell commands of the extension backend.
+	PreStartupCommand   string `json:"PreStartupCommand,omitempty"`
+	PostStartupCommand  string `json:"PostStartupCommand,omitempty"`
+	SubnetAddCommand    string `json:"SubnetAddCommand,omitempty"`
+	SubnetRemoveCommand string `json:"SubnetRemoveCommand,omitempty"`
 }
 
 // Segment is one L2 network of the underlay: a bridge in the underlay
@@ -252,13 +258,33 @@ func (n *Node) Gateway() netip.Prefix {
 }
 
 // OverlayMTU returns the MTU in bytes of the node's pods and cni0: that of
-// the underlay (or the backend's own MTU key) less the encapsulation.
+// the underlay (or the backend's own MTU key, if that is less) less the
+// encapsulation.
 func (p *Plan) OverlayMTU(n *Node) int {
-	mtu := p.Network.Backend.MTU
-	if mtu == 0 {
-		mtu = n.Underlay().MTU
+	b, mtu := p.Network.Backend, n.Underlay().MTU
+	if b.MTU != 0 && b.FixesMTU() {
+		mtu = min(mtu, b.MTU)
 	}
-	return mtu - p.Network.Backend.Overhead()
+	return mtu - b.Overhead()
+}
+
+// FixesMTU reports whether the backend heeds its MTU key. Flannel's host-gw,
+// ipip, udp and alloc have none. Its extension has none either, and the
+// bundled agent's has: only who writes the commands knows what they add to a
+// packet.
+func (b Backend) FixesMTU() bool {
+	switch b.Type {
+	case "host-gw", "ipip", "udp", "alloc":
+		return false
+	}
+	return true
+}
+
+// Connects reports whether the backend carries packets between nodes; alloc
+// only gives each node its subnet, and so does an extension without a command
+// for peers.
+func (b Backend) Connects() bool {
+	return b.Type != "alloc" && (b.Type != "extension" || b.SubnetAddCommand != "")
 }
 
 // Overhead returns the bytes that the backend's encapsulation adds to a

@@ -95,7 +95,7 @@ type BackendSpec struct {
 	VNI *int `json:"VNI,omitempty" jsonschema:"minimum=1,maximum=9999999"`
 	// The UDP port; 8472 for vxlan, 8285 for udp when left out.
 	Port *int `json:"Port,omitempty" jsonschema:"minimum=1,maximum=65535"`
-	// The MTU in bytes that the encapsulation is taken from; that of the agent's interface when left out.
+	// The MTU in bytes that the encapsulation is taken from, for vxlan, wireguard, ipsec and extension; that of the agent's interface when left out.
 	MTU *int `json:"MTU,omitempty" jsonschema:"minimum=576,maximum=65535"`
 	// The group-based policy extension of VXLAN; false when left out.
 	GBP *bool `json:"GBP,omitempty"`
@@ -103,6 +103,14 @@ type BackendSpec struct {
 	Learning *bool `json:"Learning,omitempty"`
 	// Whether nodes of one segment route to each other without encapsulation; false when left out.
 	DirectRouting *bool `json:"DirectRouting,omitempty"`
+	// For extension: the shell command that runs before the node has a lease. What it prints is the lease's BackendData.
+	PreStartupCommand string `json:"PreStartupCommand,omitempty"`
+	// For extension: the shell command that runs when the node has a lease, with NETWORK, SUBNET and PUBLIC_IP.
+	PostStartupCommand string `json:"PostStartupCommand,omitempty"`
+	// For extension: the shell command that runs for each peer, with SUBNET and PUBLIC_IP; its BackendData is on stdin.
+	SubnetAddCommand string `json:"SubnetAddCommand,omitempty"`
+	// For extension: the shell command that runs for each peer that has gone, likewise.
+	SubnetRemoveCommand string `json:"SubnetRemoveCommand,omitempty"`
 }
 
 // SegmentSpec is one L2 network of the underlay.

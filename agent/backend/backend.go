@@ -21,10 +21,16 @@ type Underlay struct {
 	// PublicIP is the address that peers send to: Address, unless the node
 	// was told otherwise.
 	PublicIP netip.Addr
+	// Adjacent reports whether an address is on the interface's own segment, so
+	// that no gateway is between. What it says of an address may change
+	// whenever Desired is called. It is never nil where an agent makes the
+	// backend.
+	Adjacent func(netip.Addr) bool
 }
 
 // Backend is one node's part of an overlay. Its methods have no effects
-// outside it.
+// outside it, and what Desired returns follows from its arguments and from
+// what Underlay.Adjacent says of the peers.
 type Backend interface {
 	// Type is the BackendType of leases, lower case.
 	Type() string
@@ -40,7 +46,7 @@ type Backend interface {
 	// Device is the wanted state before the node has a lease.
 	Device() datapath.State
 	// Desired is the wanted state. problems names, one line each, the leases
-	// that it had to leave out, and why.
+	// that it had to leave out, or that the kernel will refuse, and why.
 	Desired(own lease.Lease, all []lease.Lease) (want datapath.State, problems []string)
 }
 

@@ -15,8 +15,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/overlab/overlab/agent"
-	"github.com/overlab/overlab/agent/backend"
-	"github.com/overlab/overlab/agent/backend/vxlan"
 	"github.com/overlab/overlab/agent/lease/etcd"
 )
 
@@ -66,7 +64,7 @@ func run(ctx context.Context, s *settings, log *slog.Logger) error {
 	}
 	defer store.Close() //nolint:errcheck // the leases are to stay
 	a := agent.New(agent.Options{
-		Store: store, Backends: map[string]backend.New{vxlan.Type: vxlan.New},
+		Store: store, Backends: backends(),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
 		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,

@@ -62,10 +62,13 @@ func (l Link) command(v Verb) string {
 	case Delete:
 		return "ip link del " + l.Name
 	case Alter:
-		return fmt.Sprintf("ip link set %s address %s mtu %d %s", l.Name, l.MAC, l.MTU, state)
+		return fmt.Sprintf("ip link set %s %smtu %d %s", l.Name, l.address(), l.MTU, state)
+	}
+	if l.Kind == "ipip" {
+		return fmt.Sprintf("ip link add %s mtu %d %s type ipip local %s", l.Name, l.MTU, state, l.Local)
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "ip link add %s address %s mtu %d %s type %s id %d", l.Name, l.MAC, l.MTU, state, l.Kind, l.VNI)
+	fmt.Fprintf(&s, "ip link add %s %smtu %d %s type %s id %d", l.Name, l.address(), l.MTU, state, l.Kind, l.VNI)
 	if l.Local.IsValid() {
 		fmt.Fprintf(&s, " local %s", l.Local)
 	}
@@ -82,10 +85,25 @@ func (l Link) command(v Verb) string {
 	return s.String()
 }
 
+// address is the part of a command that sets the MAC address.
+func (l Link) address() string {
+	if l.MAC == (MAC{}) {
+		return ""
+	}
+	return fmt.Sprintf("address %s ", l.MAC)
+}
+
 func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
-	link := rtnl.Link{Name: l.Name, MAC: l.MAC.hardware(), MTU: l.MTU, Up: l.Up}
+	link := rtnl.Link{Name: l.Name, MTU: l.MTU, Up: l.Up}
+	if l.MAC != (MAC{}) {
+		link.MAC = l.MAC.hardware()
+	}
 	switch v {
 	case Add:
+		if l.Kind == "ipip" {
+			b.AddIPIP(link, l.Local)
+			return
+		}
 		b.AddVxlan(link, rtnl.Vxlan{
 			VNI: l.VNI, Port: l.Port, Local: l.Local, Dev: index(l.Underlay), Learning: l.Learning, GBP: l.GBP,
 		})

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -10,16 +11,46 @@ import (
 	"github.com/overlab/overlab/internal/rtnl"
 )
 
-// A Scope says what is owned: some devices, and everything that hangs on them.
-// Nothing else is ever dumped, and so nothing else is ever deleted.
+// A Scope says what is owned: some devices, and everything that hangs on them,
+// and of another device some routes. Nothing else is ever dumped, and so
+// nothing else is ever deleted.
 type Scope struct {
 	// Devices are the names of the owned devices.
 	Devices []string
 	// Underlays are the names of the devices that the owned ones stand on;
 	// they are watched, not owned.
 	Underlays []string
+	// Bare are the routes that are owned on a device that is not.
+	Bare BareRoutes
 	// IPv6 includes addresses, neighbours and routes of that family.
 	IPv6 bool
+}
+
+// BareRoutes says which routes out of a device that is not owned are: those
+// that lead bare packets to the pods of another node. Such a route has a next
+// hop, and a destination that is one node's subnet: within Network, of exactly
+// Len bits. And it is as flannel makes it: in the main table, without a metric
+// or a type of service, of the protocol boot. Whoever wants a route of that
+// destination left alone gives it another protocol (as routing daemons and
+// "ip route add … proto static" do), or a metric.
+//
+// A wanted route takes the place of any other of its destination and metric,
+// whosever that is: only one of them can carry packets.
+type BareRoutes struct {
+	// Dev is the device's name; with the empty name no route is owned.
+	Dev     string
+	Network netip.Prefix
+	Len     int
+}
+
+// Covers reports whether a destination is one of those whose routes are owned.
+func (b BareRoutes) Covers(dst netip.Prefix) bool {
+	return dst.Bits() == b.Len && b.Network.Bits() <= b.Len && b.Network.Contains(dst.Addr())
+}
+
+// own reports whether a route is owned.
+func (b BareRoutes) own(r Route) bool {
+	return b.Dev != "" && r.Dev == b.Dev && r.Via.IsValid() && r.Metric == 0 && r.TOS == 0 && r.Protocol == 0 && b.Covers(r.Dst)
 }
 
 func (s Scope) families() []byte {
@@ -50,7 +81,30 @@ func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 			return s, nil, err
 		}
 	}
-	return s, indexes, nil
+	if scope.Bare.Dev == "" {
+		return s, indexes, nil
+	}
+	index, err := s.dumpBare(c, scope.Bare)
+	if errors.Is(err, unix.ENODEV) {
+		return s.without(Set[string]{scope.Bare.Dev: {}}), indexes, nil
+	}
+	indexes[scope.Bare.Dev] = index
+	return s, indexes, err
+}
+
+// dumpBare adds the owned routes of the device that is not owned.
+func (s State) dumpBare(c *rtnl.Conn, bare BareRoutes) (index int, err error) {
+	link, err := c.LinkByName(bare.Dev)
+	if err != nil {
+		return 0, err
+	}
+	routes, err := c.Routes(unix.AF_INET, link.Index)
+	for _, r := range routes {
+		if r, ok := readRoute(bare.Dev, r); ok && bare.own(r) {
+			s.Routes.Add(r)
+		}
+	}
+	return link.Index, err
 }
 
 func (s State) dumpDevice(c *rtnl.Conn, scope Scope, name string) (index int, err error) {
@@ -134,7 +188,7 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	if l.Master != 0 {
 		other = append(other, fmt.Sprintf("master #%d", l.Master))
 	}
-	if l.Flags&unix.IFF_NOARP != 0 {
+	if l.Flags&unix.IFF_NOARP != 0 && l.Kind != "ipip" { // which never has any
 		other = append(other, "arp off")
 	}
 	if v := l.Vxlan; v != nil {
@@ -147,6 +201,10 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 			}
 			out.Underlay = name
 		}
+	}
+	if t := l.IPIP; t != nil {
+		out.Local = t.Local
+		other = append(other, t.Other...)
 	}
 	out.Other = strings.Join(other, " ")
 	return out, nil

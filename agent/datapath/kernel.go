@@ -25,6 +25,8 @@ type Kernel struct {
 	index    map[string]int
 	// stale says that only a dump can tell the state.
 	stale bool
+	// moves counts what may have changed who is on the underlay's segment.
+	moves int
 }
 
 // Open opens a picture of the calling thread's network namespace.
@@ -54,6 +56,18 @@ func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.listener.C
 // State returns the picture as it is. The caller must not change it.
 func (k *Kernel) State() State { return k.state }
 
+// Moves counts the changes that Refresh has seen of what is not owned and
+// decides which addresses are on the underlay's segment: its links, their
+// addresses, and routes. Where it has grown, the answers may be others. In a
+// scope without BareRoutes, which has no use for the answers, it stays 0.
+func (k *Kernel) Moves() int { return k.moves }
+
+func (k *Kernel) moved() {
+	if k.scope.Bare.Dev != "" {
+		k.moves++
+	}
+}
+
 // Wait blocks until there are notifications for Refresh to read. Its error
 // says that the Kernel is closed.
 func (k *Kernel) Wait() error { return k.listener.Wait() }
@@ -72,6 +86,7 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 	})
 	if errors.Is(err, rtnl.ErrLost) {
 		k.stale, err = true, nil
+		k.moved()
 	}
 	if err != nil {
 		return changed, err
@@ -219,16 +234,31 @@ func (k *Kernel) takeLink(m rtnl.Message) (bool, error) {
 	}
 	_, known := k.device(l.Index)
 	ours := known || slices.Contains(k.scope.Devices, l.Name)
-	k.stale = k.stale || ours
-	return ours || slices.Contains(k.scope.Underlays, l.Name), nil
+	under := slices.Contains(k.scope.Underlays, l.Name)
+	if under {
+		k.moved()
+	}
+	bare := k.isBare(l.Index) || k.scope.Bare.Dev != "" && l.Name == k.scope.Bare.Dev
+	k.stale = k.stale || ours || bare
+	return ours || under || bare, nil
+}
+
+// isBare reports whether an ifindex is that of the device that is not owned
+// and has owned routes.
+func (k *Kernel) isBare(index int) bool {
+	return index != 0 && k.scope.Bare.Dev != "" && k.index[k.scope.Bare.Dev] == index
 }
 
 // takeAddr: an address that goes takes routes with it.
 func (k *Kernel) takeAddr(m rtnl.Message) (bool, error) {
 	a, err := m.Addr()
 	_, ours := k.device(a.Dev)
-	k.stale = k.stale || ours
-	return ours, err
+	bare := k.isBare(a.Dev)
+	if bare {
+		k.moved()
+	}
+	k.stale = k.stale || ours || bare
+	return ours || bare, err
 }
 
 func (k *Kernel) takeNeigh(m rtnl.Message) (bool, error) {
@@ -270,14 +300,27 @@ func (k *Kernel) takeFDB(typ uint16, entry FDB) bool {
 	return true
 }
 
+// ownRoute reads a route; false if it is not owned.
+func (k *Kernel) ownRoute(state rtnl.RouteState) (Route, bool) {
+	if dev, ours := k.device(state.Dev); ours {
+		return readRoute(dev, state)
+	}
+	if !k.isBare(state.Dev) {
+		return Route{}, false
+	}
+	r, plain := readRoute(k.scope.Bare.Dev, state)
+	return r, plain && k.scope.Bare.own(r)
+}
+
 func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {
 	state, err := m.Route()
 	if err != nil {
 		return false, err
 	}
-	dev, ours := k.device(state.Dev)
-	r, plain := readRoute(dev, state)
-	ours = ours && plain
+	r, ours := k.ownRoute(state)
+	if !ours && state.Table == unix.RT_TABLE_MAIN {
+		k.moved()
+	}
 	if m.Type == unix.RTM_DELROUTE {
 		had := ours && k.state.Routes.Has(r)
 		delete(k.state.Routes, r)

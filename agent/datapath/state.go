@@ -26,8 +26,9 @@ func (s Set[T]) Has(v T) bool {
 	return ok
 }
 
-// State is what an overlay owns in one network namespace: some devices, and
-// everything that hangs on them. Wanted and present states have the same type.
+// State is what an overlay owns in one network namespace: some devices,
+// everything that hangs on them, and routes of another (see BareRoutes).
+// Wanted and present states have the same type.
 type State struct {
 	Links Set[Link]
 	Addrs Set[Addr]
@@ -35,7 +36,8 @@ type State struct {
 	Neighs map[NeighKey]MAC
 	// FDB holds the entries of the devices' own databases.
 	FDB Set[FDB]
-	// Routes holds the main table's routes that leave through the devices.
+	// Routes holds the main table's routes that leave through the devices, and
+	// the owned ones of another.
 	Routes Set[Route]
 }
 
@@ -88,20 +90,23 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 func (m MAC) hardware() net.HardwareAddr { return net.HardwareAddr(m[:]) }
 
-// Link is a VXLAN device.
+// Link is a VXLAN or IP-in-IP device.
 type Link struct {
 	Name string
-	// Kind is the driver's name, "vxlan" in every wanted state.
+	// Kind is the driver's name, "vxlan" or "ipip" in every wanted state.
 	Kind string
-	MAC  MAC
+	// MAC is zero for ipip, which has none.
+	MAC MAC
 	// MTU in bytes.
 	MTU int
 	Up  bool
-	// Underlay is the name of the device that encapsulated packets leave by.
+	// Underlay is the name of the device that encapsulated packets leave by;
+	// empty for ipip, whose packets go by the routes.
 	Underlay string
 	// Local is the outer source address.
 	Local netip.Addr
-	// VNI is the 24-bit network identifier, Port the destination UDP port.
+	// VNI is the 24-bit network identifier, Port the destination UDP port; both
+	// of vxlan alone, as are the next.
 	VNI, Port int
 	Learning  bool
 	GBP       bool

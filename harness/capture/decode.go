@@ -15,12 +15,13 @@ const (
 	etherIPv6 = 0x86dd
 
 	protoICMP = 1
+	protoIPIP = 4
 	protoTCP  = 6
 	protoUDP  = 17
 )
 
 // Layer is a set of the headers that were found.
-type Layer uint8
+type Layer uint16
 
 // The layers that Decode knows.
 const (
@@ -32,10 +33,11 @@ const (
 	LayerTCP
 	LayerICMP
 	LayerVXLAN
+	LayerIPIP
 )
 
-// A Packet is a decoded frame. Where it holds VXLAN, Headers are the outer
-// ones and Inner is what the tunnel carries.
+// A Packet is a decoded frame. Where it holds VXLAN or IP in IP, Headers are
+// the outer ones and Inner is what the tunnel carries.
 type Packet struct {
 	Headers
 	VXLAN VXLAN
@@ -45,10 +47,13 @@ type Packet struct {
 // Encapsulated reports whether a VXLAN header was decoded.
 func (p *Packet) Encapsulated() bool { return p.Has(LayerVXLAN) }
 
-// Innermost returns the inner headers of an encapsulated packet, and the only
-// ones of any other.
+// Tunnelled reports whether the packet carries another, in VXLAN or in IP.
+func (p *Packet) Tunnelled() bool { return p.Encapsulated() || p.Has(LayerIPIP) }
+
+// Innermost returns the inner headers of a tunnelled packet, and the only ones
+// of any other.
 func (p *Packet) Innermost() *Headers {
-	if p.Encapsulated() {
+	if p.Tunnelled() {
 		return &p.Inner
 	}
 	return &p.Headers
@@ -143,6 +148,11 @@ func Decode(frame []byte, vxlanPort uint16) Packet {
 		}
 		p.Layers |= LayerVXLAN
 		p.Inner.decode(b[8:])
+	}
+	if p.Has(LayerIPv4) && p.IP.Offset == 0 && p.IP.Protocol == protoIPIP { // RFC 2003
+		p.Layers |= LayerIPIP
+		p.Inner.Payload = p.Payload
+		p.Inner.decodeIPv4(p.Payload)
 	}
 	return p
 }

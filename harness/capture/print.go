@@ -6,8 +6,8 @@ import (
 )
 
 // String returns the packet as tcpdump -vv prints it: the outer headers and,
-// of an encapsulated packet, the VXLAN header and the inner headers, one
-// packet to two lines.
+// of a tunnelled packet, the VXLAN header if there is one and the inner
+// headers, one packet to two lines.
 func (p *Packet) String() string { return strings.Join(p.Lines(), "\n") }
 
 // Lines returns the lines of String.
@@ -15,6 +15,9 @@ func (p *Packet) Lines() []string {
 	lines := p.lines()
 	if p.Encapsulated() {
 		lines[len(lines)-1] += " " + p.VXLAN.String()
+		lines = append(lines, p.Inner.lines()...)
+	}
+	if p.Has(LayerIPIP) && p.Inner.Has(LayerIPv4) {
 		lines = append(lines, p.Inner.lines()...)
 	}
 	return lines

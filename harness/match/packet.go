@@ -32,6 +32,35 @@ func GoBetween(src, dst netip.Addr, port int) Explainer {
 	}
 }
 
+// BeBare matches a capture.Packet that is ICMP in no tunnel.
+func BeBare() Explainer {
+	return of[capture.Packet]{
+		expected: "bare ICMP",
+		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerICMP) && !p.Tunnelled() },
+		seen:     brief,
+	}
+}
+
+// BeIPIP matches a capture.Packet that is IP in IP (RFC 2003, protocol 4)
+// between these outer addresses.
+func BeIPIP(src, dst netip.Addr) Explainer {
+	return of[capture.Packet]{
+		expected: fmt.Sprintf("IP in IP %s > %s", src, dst),
+		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerIPIP) && p.IP.Src == src && p.IP.Dst == dst },
+		seen:     brief,
+	}
+}
+
+// HaveNextHop matches a capture.Packet whose outermost Ethernet destination is
+// this address: who the frame goes to, whatever is in it.
+func HaveNextHop(mac topology.MAC) Explainer {
+	return of[capture.Packet]{
+		expected: "next hop " + mac.String(),
+		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerEthernet) && p.Eth.Dst == mac },
+		seen:     func(p *capture.Packet) string { return "next hop " + p.Eth.Dst.String() },
+	}
+}
+
 // HaveVXLANHeader matches a capture.Packet whose VXLAN header is that of RFC
 // 7348 section 5: flags 0x08, reserved bits zero, and this identifier.
 func HaveVXLANHeader(vni int) Explainer {
@@ -74,10 +103,10 @@ func HaveInnerTTL(ttl int) Explainer {
 	return of[capture.Packet]{
 		expected: fmt.Sprintf("inner ttl %d", ttl),
 		ok: func(p *capture.Packet) bool {
-			return p.Encapsulated() && p.Inner.Has(capture.LayerIPv4) && int(p.Inner.IP.TTL) == ttl
+			return p.Tunnelled() && p.Inner.Has(capture.LayerIPv4) && int(p.Inner.IP.TTL) == ttl
 		},
 		seen: func(p *capture.Packet) string {
-			if !p.Encapsulated() {
+			if !p.Tunnelled() {
 				return brief(p)
 			}
 			return fmt.Sprintf("inner ttl %d", p.Inner.IP.TTL)
@@ -99,6 +128,8 @@ func brief(p *capture.Packet) string {
 	switch {
 	case p.Encapsulated():
 		return fmt.Sprintf("UDP %s > %s.%d, %s", p.IP.Src, p.IP.Dst, p.UDP.Dst, p.VXLAN)
+	case p.Has(capture.LayerIPIP):
+		return fmt.Sprintf("IP in IP %s > %s", p.IP.Src, p.IP.Dst)
 	case p.Has(capture.LayerUDP):
 		return fmt.Sprintf("UDP %s > %s.%d", p.IP.Src, p.IP.Dst, p.UDP.Dst)
 	case p.Has(capture.LayerICMP):

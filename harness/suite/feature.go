@@ -2,6 +2,8 @@ package suite
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -30,6 +32,18 @@ const (
 	// FullMesh: every packet between nodes is encapsulated; with
 	// DirectRouting those of one segment are not.
 	FullMesh Feature = "vxlan backend without DirectRouting"
+	// Connects: the backend carries packets between nodes, which alloc does
+	// not.
+	Connects Feature = "backend that connects nodes"
+	// HostGW: the backend is host-gw.
+	HostGW Feature = "host-gw backend"
+	// IPIP: the backend is ipip, and takes every packet between nodes.
+	IPIP Feature = "ipip backend without DirectRouting"
+	// DirectRouting: the backend is vxlan, and leaves it out on one segment.
+	DirectRouting Feature = "vxlan backend with DirectRouting"
+	// SegmentPeers: two nodes with pods have their agents' interfaces on one
+	// segment.
+	SegmentPeers Feature = "segment with two nodes that have pods"
 	// EtcdStore: the leases live in etcd.
 	EtcdStore Feature = "etcd store"
 )
@@ -48,6 +62,13 @@ func Features(p *topology.Plan) []Feature {
 		perNode[pod.Node]++
 		most = max(most, perNode[pod.Node])
 	}
+	perSegment := map[string]int{}
+	for i := range p.Nodes {
+		if n := &p.Nodes[i]; perNode[n.Name] > 0 {
+			perSegment[n.Underlay().Segment]++
+		}
+	}
+	crowded := slices.Max(append(slices.Collect(maps.Values(perSegment)), 0))
 	b := p.Network.Backend
 	var out []Feature
 	for _, f := range []struct {
@@ -62,6 +83,11 @@ func Features(p *topology.Plan) []Feature {
 		{KernelDatapath, b.Type != "udp"},
 		{VXLAN, b.Type == "vxlan"},
 		{FullMesh, b.Type == "vxlan" && !b.DirectRouting},
+		{Connects, b.Connects()},
+		{HostGW, b.Type == "host-gw"},
+		{IPIP, b.Type == "ipip" && !b.DirectRouting},
+		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
+		{SegmentPeers, crowded > 1},
 		{EtcdStore, p.Store.Type == "etcd"},
 	} {
 		if f.there {

@@ -225,11 +225,23 @@ func (l *Lab) wireNode(b *rtnl.Batch, n *topology.Node) {
 }
 
 func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
+	backend := l.plan.Network.Backend
+	switch backend.Type {
+	case "host-gw":
+		l.wireBareRoutes(b, n)
+		return
+	case "alloc":
+		return
+	}
 	b.AddVxlan(rtnl.Link{
 		Name: fmt.Sprintf("flannel.%d", l.plan.Network.Backend.VNI), Index: vtepIndex,
 		MAC: n.VtepMAC.HardwareAddr(), MTU: l.plan.OverlayMTU(n), Up: true,
 	}, v)
 	b.AddAddr(vtepIndex, netip.PrefixFrom(n.PodCIDR.Addr(), 32))
+	if backend.DirectRouting { // there is one segment
+		l.wireBareRoutes(b, n)
+		return
+	}
 	for i := range l.plan.Nodes {
 		peer := &l.plan.Nodes[i]
 		if peer.Name == n.Name {
@@ -239,6 +251,15 @@ func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
 		b.AddNeigh(rtnl.Neigh{Dev: vtepIndex, IP: via, MAC: peer.VtepMAC.HardwareAddr()})
 		b.AddFDB(rtnl.FDB{Dev: vtepIndex, MAC: peer.VtepMAC.HardwareAddr(), Dst: peer.PublicIP()})
 		b.AddRoute(rtnl.Route{Dst: peer.PodCIDR, Via: via, Dev: vtepIndex, Onlink: true})
+	}
+}
+
+// wireBareRoutes leads to each peer's pods by the peer's own address.
+func (l *Lab) wireBareRoutes(b *rtnl.Batch, n *topology.Node) {
+	for i := range l.plan.Nodes {
+		if peer := &l.plan.Nodes[i]; peer.Name != n.Name {
+			b.AddRoute(rtnl.Route{Dst: peer.PodCIDR, Via: peer.PublicIP(), Dev: uplinkIndex})
+		}
 	}
 }
 

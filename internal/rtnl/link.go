@@ -70,6 +70,10 @@ const (
 	ifaVxlanGPE        = 27 // IFLA_VXLAN_GPE
 	ifaVxlanTTLInherit = 28 // IFLA_VXLAN_TTL_INHERIT
 	ifaVxlanDF         = 29 // IFLA_VXLAN_DF
+	ifaTunnelLink      = 1  // IFLA_IPTUN_LINK
+	ifaTunnelLocal     = 2  // IFLA_IPTUN_LOCAL
+	ifaTunnelRemote    = 3  // IFLA_IPTUN_REMOTE
+	ifaTunnelTTL       = 4  // IFLA_IPTUN_TTL
 	ifaBrportHairpin   = 4  // IFLA_BRPORT_MODE
 	ifaPropList        = unix.IFLA_PROP_LIST
 	ifaAltName         = unix.IFLA_ALT_IFNAME
@@ -169,6 +173,12 @@ func (b *Batch) AddVxlan(l Link, v Vxlan) {
 			b.attr(ifaVxlanGBP, nil)
 		}
 	})
+}
+
+// AddIPIP creates an IP-in-IP device (RFC 2003) without a remote end: it sends
+// to what the routes' next hops name, with the inner packet's TTL.
+func (b *Batch) AddIPIP(l Link, local netip.Addr) {
+	b.addLink(l, "ipip", func() { b.attr(ifaTunnelLocal, local.AsSlice()) })
 }
 
 // SetLink changes the fields of l that are set; Index chooses the link. Up

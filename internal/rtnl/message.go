@@ -107,8 +107,17 @@ type LinkState struct {
 	Kind string
 	// Flags are IFF_*.
 	Flags uint32
-	// Vxlan is set for a link of kind "vxlan" only.
+	// Vxlan is set for a link of kind "vxlan" only, IPIP for one of "ipip".
 	Vxlan *VxlanState
+	IPIP  *IPIPState
+}
+
+// IPIPState is an IP-in-IP device as the kernel describes it.
+type IPIPState struct {
+	// Local is the outer source address.
+	Local netip.Addr
+	// Other names, in ip(8)'s words, what is set besides.
+	Other []string
 }
 
 // VxlanState is a VXLAN device as the kernel describes it.
@@ -157,8 +166,33 @@ func (l *LinkState) readInfo(info []byte) {
 			l.Kind = text(v)
 		case typ == unix.IFLA_INFO_DATA && l.Kind == "vxlan":
 			l.Vxlan = readVxlan(v)
+		case typ == unix.IFLA_INFO_DATA && l.Kind == "ipip":
+			l.IPIP = readIPIP(v)
 		}
 	})
+}
+
+func readIPIP(data []byte) *IPIPState {
+	var s IPIPState
+	_ = attrs(data, 0, func(typ uint16, v []byte) {
+		switch typ {
+		case ifaTunnelLocal:
+			s.Local = address(v)
+		case ifaTunnelRemote:
+			if a := address(v); a.IsValid() && !a.IsUnspecified() {
+				s.Other = append(s.Other, "remote "+a.String())
+			}
+		case ifaTunnelLink:
+			if i := u32(v); i != 0 {
+				s.Other = append(s.Other, fmt.Sprintf("dev #%d", i))
+			}
+		case ifaTunnelTTL:
+			if ttl := u8(v); ttl != 0 {
+				s.Other = append(s.Other, fmt.Sprintf("ttl %d", ttl))
+			}
+		}
+	})
+	return &s
 }
 
 func readVxlan(data []byte) *VxlanState {

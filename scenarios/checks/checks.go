@@ -22,11 +22,14 @@ const (
 const (
 	model = "model"
 	vxlan = "vxlan"
+	ipip  = "ipip"
+	// plain is that of backends that put the pods' packets bare on the wire.
+	plain = "plain"
 )
 
 // All returns the catalogue in its order.
 func All() []suite.Check {
-	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks())
+	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks())
 }
 
 // bridge is the name that flannel's CNI configuration gives the pods' bridge.

@@ -24,7 +24,7 @@ func modelChecks() []suite.Check {
 		{
 			ID: "NM-02", Title: "pods on different nodes reach each other without NAT",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects},
 			Run: func(ctx context.Context, env *suite.Env) error {
 				return echoPairs(ctx, env, env.CrossNodePairs())
 			},

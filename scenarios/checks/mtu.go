@@ -14,13 +14,13 @@ func mtuChecks() []suite.Check {
 		{
 			ID: "MTU-01", Title: "a packet of the overlay's MTU passes unfragmented",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects},
 			Run:   largestPasses,
 		},
 		{
 			ID: "MTU-02", Title: "one byte more is refused in the pod, with the MTU",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects},
 			Run:   oneMoreIsRefused,
 		},
 	}

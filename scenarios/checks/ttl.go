@@ -27,13 +27,13 @@ func ttlChecks() []suite.Check {
 		{
 			ID: "TTL-02", Title: "a pod's ping to a remote node's cni0 returns TTL 63",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.KernelDatapath},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects, suite.KernelDatapath},
 			Run:   pingRemoteBridges,
 		},
 		{
 			ID: "TTL-03", Title: "a pod's ping to a pod on another node returns TTL 62",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.KernelDatapath},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects, suite.KernelDatapath},
 			Run: func(ctx context.Context, env *suite.Env) error {
 				return pingPairs(ctx, env, env.CrossNodePairs(), initialTTL-2)
 			},

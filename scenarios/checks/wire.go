@@ -60,7 +60,7 @@ func wireChecks() []suite.Check {
 func wireCheck(judge func(*suite.Env, packet), show func(packet) string, absence func(*suite.Env, []packet) error) func(context.Context, *suite.Env) error {
 	return func(ctx context.Context, env *suite.Env) error {
 		x, err := suite.Shared(env, "exchanges on the underlay", func(ctx context.Context) (*exchanges, error) {
-			return exchange(ctx, env)
+			return exchange(ctx, env, ringOfFlows(env.Plan()))
 		})
 		if err != nil {
 			return err
@@ -135,16 +135,18 @@ type exchanges struct {
 	packets, absent []packet
 }
 
-// exchange pings from a pod and from the host of each node to a pod of the
-// next, and captures on every node's underlay interface meanwhile.
-func exchange(ctx context.Context, env *suite.Env) (*exchanges, error) {
+// protoIPIP is the IP protocol of RFC 2003.
+const protoIPIP = 4
+
+// exchange pings along the flows, and captures on every node's underlay
+// interface meanwhile.
+func exchange(ctx context.Context, env *suite.Env, flows []flow) (*exchanges, error) {
 	plan := env.Plan()
-	flows := ringOfFlows(plan)
 	points := map[string]suite.Point{}
 	var list []suite.Point
 	for _, n := range nodesWithPods(plan) {
 		// Everything that could carry the ping, on any port or bare.
-		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: filter.UDP().Or(filter.ICMP())}
+		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: filter.UDP().Or(filter.ICMP()).Or(filter.Protocol(protoIPIP))}
 		list = append(list, points[n.Name])
 	}
 	pings := make([]suite.Ping, len(flows))
@@ -192,15 +194,19 @@ func ringOfFlows(plan *topology.Plan) []flow {
 	var flows []flow
 	nodes := nodesWithPods(plan)
 	for i, src := range nodes {
-		dst := nodes[(i+1)%len(nodes)]
-		to := plan.PodsOn(dst.Name)[0].Address.Addr()
-		f := flow{src: src, dst: dst, to: to, replyTTL: initialTTL - 1}
-		f.from, f.requestTTL = plan.PodsOn(src.Name)[0].Name, initialTTL-1
-		flows = append(flows, f)
-		f.from, f.requestTTL = src.Name, initialTTL
-		flows = append(flows, f)
+		flows = append(flows, flowsBetween(plan, src, nodes[(i+1)%len(nodes)])...)
 	}
 	return flows
+}
+
+// flowsBetween has one flow from a node's first pod and one from the node
+// itself, to the first pod of another.
+func flowsBetween(plan *topology.Plan, src, dst *topology.Node) []flow {
+	f := flow{src: src, dst: dst, to: plan.PodsOn(dst.Name)[0].Address.Addr(), replyTTL: initialTTL - 1}
+	pod, host := f, f
+	pod.from, pod.requestTTL = plan.PodsOn(src.Name)[0].Name, initialTTL-1
+	host.from, host.requestTTL = src.Name, initialTTL
+	return []flow{pod, host}
 }
 
 // add looks for a packet where its sender sends it; due says that it must

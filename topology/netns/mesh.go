@@ -22,9 +22,12 @@ const meshTimeout = 60 * time.Second
 // meshWatch tells when a node's kernel has a route to every other node's
 // subnet. Agents program a peer's route last (flannel's order is neighbour,
 // FDB, route), so the routes' presence means that the mesh is complete. It
-// asks the kernel and not the agent, so it is the same for any agent.
+// asks the kernel and not the agent, so it is the same for any agent and for
+// any backend. One route to the whole overlay serves for all peers, as that of
+// flannel's udp does; of a backend that connects no nodes nothing is awaited.
 type meshWatch struct {
 	node    string
+	network netip.Prefix
 	missing map[netip.Prefix]bool
 	updates chan netlink.RouteUpdate
 	stop    chan struct{}
@@ -32,9 +35,9 @@ type meshWatch struct {
 
 // watchMesh begins to watch a node before its agent starts.
 func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error) {
-	w := &meshWatch{node: n.Name, missing: map[netip.Prefix]bool{}, updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{})}
+	w := &meshWatch{node: n.Name, network: p.Network.Network, missing: map[netip.Prefix]bool{}, updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{})}
 	for i := range p.Nodes {
-		if p.Nodes[i].Name != n.Name {
+		if p.Nodes[i].Name != n.Name && p.Network.Backend.Connects() {
 			w.missing[p.Nodes[i].PodCIDR] = true
 		}
 	}
@@ -75,8 +78,15 @@ func (w *meshWatch) note(u netlink.RouteUpdate) {
 	ones, _ := u.Dst.Mask.Size()
 	dst := netip.PrefixFrom(addr.Unmap(), ones)
 	if u.Type == unix.RTM_NEWROUTE {
-		delete(w.missing, dst)
+		w.noteRoute(dst)
 	}
+}
+
+func (w *meshWatch) noteRoute(dst netip.Prefix) {
+	if dst == w.network {
+		clear(w.missing)
+	}
+	delete(w.missing, dst)
 }
 
 func (w *meshWatch) first() netip.Prefix {

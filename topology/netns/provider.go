@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -42,8 +43,9 @@ var _ topology.Provider = (*Provider)(nil)
 // Name implements topology.Provider.
 func (*Provider) Name() string { return "netns" }
 
-// backends are the backends that the bundled agent has.
-var backends = map[string]bool{"vxlan": true}
+// backends are the backends that labs of this provider may have: those of the
+// bundled agent.
+var backends = map[string]bool{"vxlan": true, "host-gw": true, "ipip": true, "alloc": true, "extension": true}
 
 // Check implements topology.Provider: what a plan asks for that this provider
 // or this machine cannot do.
@@ -53,13 +55,14 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 		errs = append(errs, fmt.Errorf("spec.provider: %s is not in this build, which has netns", plan.Provider))
 	}
 	if t := plan.Network.Backend.Type; !backends[t] {
-		errs = append(errs, fmt.Errorf("spec.network.Backend.Type: backend %s is not in this build, which has vxlan", t))
+		errs = append(errs, fmt.Errorf("spec.network.Backend.Type: backend %s is not in this build, which has %s",
+			t, strings.Join(slices.Sorted(maps.Keys(backends)), ", ")))
+	}
+	if plan.Network.Backend.Type == "host-gw" {
+		errs = append(errs, nextHops(plan)...)
 	}
 	if plan.Network.EnableIPv6 {
 		errs = append(errs, errors.New("spec.network.EnableIPv6: the datapath of this build is IPv4 only; plan it, but run it with EnableIPv6: false"))
-	}
-	if plan.Network.Backend.DirectRouting {
-		errs = append(errs, errors.New("spec.network.Backend.DirectRouting: not in this build; leave it out"))
 	}
 	errs = append(errs, samePublicIP(plan)...)
 	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 })
@@ -67,6 +70,25 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 		errs = append(errs, errors.New("overlabd is neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`"))
 	}
 	return errors.Join(errs...)
+}
+
+// nextHops names the nodes that others could not use as a next hop, so that a
+// lab of host-gw could not come up.
+func nextHops(plan *topology.Plan) []error {
+	var errs []error
+	first := &plan.Nodes[0]
+	for i := range plan.Nodes {
+		n := &plan.Nodes[i]
+		if a := n.Underlay().Address.Addr(); n.PublicIP() != a {
+			errs = append(errs, fmt.Errorf("spec.agent.publicIP: host-gw routes to a node by the address of its interface, and %s would publish %s in place of %s", n.Name, n.PublicIP(), a))
+		}
+		if n.Underlay().Segment != first.Underlay().Segment {
+			errs = append(errs, fmt.Errorf("spec.network.Backend.Type: host-gw crosses no router, and the agents of %s and %s are on the segments %s and %s: use vxlan, with DirectRouting if you like",
+				first.Name, n.Name, first.Underlay().Segment, n.Underlay().Segment))
+			break
+		}
+	}
+	return errs
 }
 
 // samePublicIP names the nodes that would publish one address. Flannel knows a

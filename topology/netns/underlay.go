@@ -98,7 +98,7 @@ func address(s *space, interfaces []topology.Interface, routes []topology.Route)
 // fixVTEP creates the node's VTEP with the MAC that the spec fixes. Agents
 // that speak flannel keep a compatible device that they find, and its MAC.
 func fixVTEP(p *topology.Plan, n *topology.Node, s *space) error {
-	if n.VtepMAC.IsZero() {
+	if n.VtepMAC.IsZero() || p.Network.Backend.Type != "vxlan" {
 		return nil
 	}
 	dev := firstIndex
@@ -150,8 +150,8 @@ type linkKind struct {
 	try func(*rtnl.Conn) error
 }
 
-// linkKinds are the kinds that a lab needs.
-func linkKinds() []linkKind {
+// linkKinds are the kinds that a lab of the backend needs.
+func linkKinds(backend string) []linkKind {
 	create := func(add func(*rtnl.Batch)) func(*rtnl.Conn) error {
 		return func(links *rtnl.Conn) error {
 			var b rtnl.Batch
@@ -159,13 +159,22 @@ func linkKinds() []linkKind {
 			return links.Do(&b)
 		}
 	}
-	return []linkKind{
+	kinds := []linkKind{
 		{"bridge", "CONFIG_BRIDGE", create(func(b *rtnl.Batch) { b.AddBridge(rtnl.Link{Name: "bridge"}) })},
 		{"veth", "CONFIG_VETH", create(func(b *rtnl.Batch) { b.AddVeth(rtnl.Link{Name: "veth"}, rtnl.Link{Name: "peer"}) })},
-		{"vxlan", "CONFIG_VXLAN", create(func(b *rtnl.Batch) {
-			b.AddVxlan(rtnl.Link{Name: "vxlan"}, rtnl.Vxlan{VNI: 1, Port: 8472, Local: netip.AddrFrom4([4]byte{127, 0, 0, 1})})
-		})},
 	}
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	switch backend {
+	case "vxlan":
+		kinds = append(kinds, linkKind{"vxlan", "CONFIG_VXLAN", create(func(b *rtnl.Batch) {
+			b.AddVxlan(rtnl.Link{Name: "vxlan"}, rtnl.Vxlan{VNI: 1, Port: 8472, Local: loopback})
+		})})
+	case "ipip":
+		kinds = append(kinds, linkKind{"ipip", "CONFIG_NET_IPIP", create(func(b *rtnl.Batch) {
+			b.AddIPIP(rtnl.Link{Name: "ipip"}, loopback)
+		})})
+	}
+	return kinds
 }
 
 // probeKinds creates one link of each kind in a namespace that serves nothing

@@ -3,6 +3,10 @@
 // forwarding entry (that MAC is behind the peer's PublicIP) and a route (the
 // peer's subnet is behind the peer's subnet address). Nothing is learned or
 // flooded.
+//
+// With DirectRouting a peer on the node's own segment has a plain route by its
+// PublicIP, and no neighbour and no forwarding entry; who that is follows the
+// node's routes and addresses as they change.
 package vxlan
 
 import (
@@ -46,9 +50,11 @@ type leaseData struct {
 
 // VXLAN is one node's part of a VXLAN overlay.
 type VXLAN struct {
-	network *lease.Config
-	link    datapath.Link
-	ip      netip.Addr
+	network  *lease.Config
+	link     datapath.Link
+	underlay backend.Underlay
+	// bare are the routes of peers on the segment; none without DirectRouting.
+	bare datapath.BareRoutes
 }
 
 // New checks the configuration.
@@ -66,8 +72,6 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	switch {
 	case c.EnableIPv6:
 		return nil, errors.New("IPv6 (EnableIPv6) over vxlan is not in this build")
-	case cfg.DirectRouting:
-		return nil, errors.New("vxlan with DirectRouting is not in this build")
 	case cfg.VNI < 0 || cfg.VNI >= 1<<24:
 		return nil, fmt.Errorf("VNI %d is not a 24-bit number", cfg.VNI)
 	case len(name) > maxName:
@@ -80,14 +84,17 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	if cfg.Port == 0 {
 		cfg.Port = kernelPort
 	}
-	return &VXLAN{
-		network: c,
-		ip:      u.PublicIP,
+	v := &VXLAN{
+		network: c, underlay: u,
 		link: datapath.Link{
 			Name: name, Kind: "vxlan", MAC: datapath.RandomMAC(), MTU: mtu, Up: true, Underlay: u.Name,
 			Local: u.PublicIP, VNI: cfg.VNI, Port: cfg.Port, Learning: cfg.Learning, GBP: cfg.GBP,
 		},
-	}, nil
+	}
+	if cfg.DirectRouting {
+		v.bare = datapath.BareRoutes{Dev: u.Name, Network: c.Network, Len: c.SubnetLen}
+	}
+	return v, nil
 }
 
 // Type implements backend.Backend.
@@ -98,7 +105,7 @@ func (v *VXLAN) MTU() int { return v.link.MTU }
 
 // Scope implements backend.Backend.
 func (v *VXLAN) Scope() datapath.Scope {
-	return datapath.Scope{Devices: []string{v.link.Name}, Underlays: []string{v.link.Underlay}}
+	return datapath.Scope{Devices: []string{v.link.Name}, Underlays: []string{v.link.Underlay}, Bare: v.bare}
 }
 
 // Adopt keeps the MAC address of a device that is there, compatible or not:
@@ -129,29 +136,26 @@ func (v *VXLAN) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []s
 	dev := v.link.Name
 	s := v.Device()
 	s.Addrs.Add(datapath.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Key.Subnet.Addr(), 32)})
-	var problems []string
-	// One MAC has one place in the forwarding database, and one address one
-	// node. A subnet from elsewhere could be that of the underlay, and its route
-	// would replace the node's own.
+	// One MAC has one place in the forwarding database.
 	holders := map[datapath.MAC]netip.Prefix{v.link.MAC: own.Key.Subnet}
-	subnets := lease.NewSubnets(v.network)
-	_ = subnets.Take(own.Key.Subnet) // the first, and of this Network
-	for _, l := range lease.OrdinaryFirst(v.network, all) {
-		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Subnet.IsValid() {
-			continue // ours, a reservation, or IPv6 alone
-		}
-		mac, err := v.peer(l)
-		if holder, taken := holders[mac]; err == nil && taken {
-			err = fmt.Errorf("VtepMAC %s is also that of %s: the nodes were cloned, or one took the other's device", mac, holder)
-		}
-		if err == nil {
-			err = subnets.Take(l.Key.Subnet)
-		}
-		if err != nil {
-			problems = append(problems, fmt.Sprintf("lease %s: %v", l.Key, err))
-			continue
+	macs := map[lease.Key]datapath.MAC{}
+	peers, problems := backend.Peers(v.network, Type, v.underlay, own, all, func(l lease.Lease) (err error) {
+		macs[l.Key], err = vtepMAC(l)
+		return err
+	}, func(l lease.Lease) error {
+		mac := macs[l.Key]
+		if holder, taken := holders[mac]; taken {
+			return fmt.Errorf("VtepMAC %s is also that of %s: the nodes were cloned, or one took the other's device", mac, holder)
 		}
 		holders[mac] = l.Key.Subnet
+		return nil
+	})
+	for _, l := range peers {
+		mac := macs[l.Key]
+		if v.direct(l) {
+			s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: l.Attrs.PublicIP, Dev: v.link.Underlay})
+			continue
+		}
 		via := l.Key.Subnet.Addr()
 		s.Neighs[datapath.NeighKey{Dev: dev, IP: via}] = mac
 		s.FDB.Add(datapath.FDB{Dev: dev, MAC: mac, Dst: l.Attrs.PublicIP})
@@ -160,19 +164,14 @@ func (v *VXLAN) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []s
 	return s, problems
 }
 
-// peer checks another node's lease and returns its VTEP's address.
-func (v *VXLAN) peer(l lease.Lease) (datapath.MAC, error) {
+// direct reports whether a peer's packets need no tunnel.
+func (v *VXLAN) direct(l lease.Lease) bool {
+	return v.bare.Dev != "" && v.bare.Covers(l.Key.Subnet) && v.underlay.Adjacent(l.Attrs.PublicIP)
+}
+
+// vtepMAC reads the address of another node's VTEP from its lease.
+func vtepMAC(l lease.Lease) (datapath.MAC, error) {
 	var data leaseData
-	switch {
-	case l.Attrs.BackendType != Type:
-		return datapath.MAC{}, fmt.Errorf("it is of the backend %s, not %s", l.Attrs.BackendType, Type)
-	case !l.Attrs.PublicIP.IsValid() || l.Attrs.PublicIP.IsUnspecified():
-		return datapath.MAC{}, errors.New("it has no PublicIP")
-	case !l.Attrs.PublicIP.IsGlobalUnicast() && !l.Attrs.PublicIP.IsLinkLocalUnicast():
-		return datapath.MAC{}, fmt.Errorf("its PublicIP %s is not the address of one machine", l.Attrs.PublicIP)
-	case l.Attrs.PublicIP == v.ip:
-		return datapath.MAC{}, fmt.Errorf("its PublicIP %s is this node's own", v.ip)
-	}
 	if err := json.Unmarshal(l.Attrs.BackendData, &data); err != nil {
 		return datapath.MAC{}, fmt.Errorf("BackendData %q: %w", l.Attrs.BackendData, err)
 	}

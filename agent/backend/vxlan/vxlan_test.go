@@ -15,6 +15,7 @@ import (
 
 var eth0 = backend.Underlay{
 	Name: "eth0", MTU: 1500, Address: netip.MustParseAddr("172.16.1.1"), PublicIP: netip.MustParseAddr("172.16.1.1"),
+	Adjacent: netip.MustParsePrefix("172.16.1.0/24").Contains,
 }
 
 func newBackend(t *testing.T, object string, u backend.Underlay) (backend.Backend, error) {
@@ -59,12 +60,11 @@ func TestDevice(t *testing.T) {
 		}
 	}
 	for object, want := range map[string]string{
-		`{"Type":"vxlan","DirectRouting":true}`: "DirectRouting is not in this build",
-		`{"Type":"vxlan","VNI":-1}`:             "VNI -1 is not a 24-bit number",
-		`{"Type":"vxlan","VNI":16777215}`:       "flannel.16777215 would be longer than 15 characters",
-		`{"Type":"vxlan","Port":65536}`:         "port 65536 is not a UDP port",
-		`{"Type":"vxlan","MTU":100}`:            "leaves 50 bytes for pods",
-		`{"Type":"vxlan","VNI":"one"}`:          "read the vxlan backend's configuration",
+		`{"Type":"vxlan","VNI":-1}`:       "VNI -1 is not a 24-bit number",
+		`{"Type":"vxlan","VNI":16777215}`: "flannel.16777215 would be longer than 15 characters",
+		`{"Type":"vxlan","Port":65536}`:   "port 65536 is not a UDP port",
+		`{"Type":"vxlan","MTU":100}`:      "leaves 50 bytes for pods",
+		`{"Type":"vxlan","VNI":"one"}`:    "read the vxlan backend's configuration",
 	} {
 		if _, err := newBackend(t, object, eth0); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, not %q", object, err, want)
@@ -162,5 +162,43 @@ func TestDesired(t *testing.T) {
 		"10.244.14.0-24: 10.244.15.0-24: 10.244.16.0-24: 172.16.1.0-24: 10.244.1.0-24&fd00::-64: 10.244.2.0-24&fd00::-64: "+
 		"0.0.0.0-1: 10.244.0.0-16: 10.244.1.128-25: 10.244.2.0-25: 10.244.24.0-23:", strings.Join(left, " ")); d != "" {
 		t.Errorf("left out (-want +got):\n%s\n%s", d, strings.Join(problems, "\n"))
+	}
+}
+
+// TestDirectRouting: a peer of the segment needs a route alone.
+func TestDirectRouting(t *testing.T) {
+	b, err := newBackend(t, `{"Type":"vxlan","DirectRouting":true}`, eth0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := func(n int, ip string) lease.Lease {
+		k, err := lease.ParseKey(fmt.Sprintf("10.244.%d.0-24", n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lease.Lease{Key: k, Attrs: lease.Attrs{
+			BackendType: Type, PublicIP: netip.MustParseAddr(ip), BackendData: fmt.Appendf(nil, `{"VNI":1,"VtepMAC":"02:00:00:00:00:%02d"}`, n),
+		}}
+	}
+	own := peer(1, "172.16.1.1")
+	want, problems := b.Desired(own, []lease.Lease{own, peer(2, "172.16.1.2"), peer(3, "172.16.2.3")})
+	if len(problems) > 0 {
+		t.Error(problems)
+	}
+	var got []string
+	for _, c := range datapath.Diff(want, b.Device()) {
+		got = append(got, c.String())
+	}
+	if d := cmp.Diff([]string{
+		"ip addr add 10.244.1.0/32 dev flannel.1",
+		"ip neigh replace 10.244.3.0 lladdr 02:00:00:00:00:03 dev flannel.1 nud permanent",
+		"bridge fdb replace 02:00:00:00:00:03 dev flannel.1 dst 172.16.2.3 self permanent",
+		"ip route replace 10.244.2.0/24 via 172.16.1.2 dev eth0",
+		"ip route replace 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink",
+	}, got); d != "" {
+		t.Errorf("changes (-want +got):\n%s", d)
+	}
+	if bare := b.Scope().Bare; bare.Dev != "eth0" || bare.Len != 24 {
+		t.Errorf("scope %+v", b.Scope())
 	}
 }

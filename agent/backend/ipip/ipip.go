@@ -1,0 +1,96 @@
+// Package ipip is flannel's ipip backend: one IP-in-IP device (RFC 2003), and
+// for every peer a route through it whose next hop is the peer's PublicIP. The
+// device asks nobody where that is, as its packets go by the node's own routes.
+//
+// With DirectRouting a peer on the node's own segment has a plain route, out of
+// the underlay interface.
+package ipip
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"github.com/overlab/overlab/agent/backend"
+	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/agent/lease"
+)
+
+const (
+	// Type is the backend's name in net-conf.json and in leases.
+	Type = "ipip"
+	// overhead in bytes: an IPv4 header without options.
+	overhead = 20
+	// device is the name that flannel gives it (pkg/backend/ipip/ipip.go).
+	device = "flannel.ipip"
+)
+
+// IPIP is one node's part of an IP-in-IP overlay.
+type IPIP struct {
+	config   *lease.Config
+	link     datapath.Link
+	underlay backend.Underlay
+	// bare are the routes of peers on the segment; none without DirectRouting.
+	bare datapath.BareRoutes
+}
+
+// New checks the configuration.
+func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
+	var cfg struct{ DirectRouting bool }
+	if err := json.Unmarshal(c.Backend, &cfg); err != nil {
+		return nil, fmt.Errorf("read the ipip backend's configuration: %w", err)
+	}
+	mtu := u.MTU - overhead
+	if mtu < 68 { // RFC 791
+		return nil, fmt.Errorf("MTU %d of %s leaves %d bytes for pods, fewer than IPv4's 68", u.MTU, u.Name, mtu)
+	}
+	b := &IPIP{
+		config:   c,
+		link:     datapath.Link{Name: device, Kind: "ipip", MTU: mtu, Up: true, Local: u.Address},
+		underlay: u,
+	}
+	if cfg.DirectRouting {
+		b.bare = datapath.BareRoutes{Dev: u.Name, Network: c.Network, Len: c.SubnetLen}
+	}
+	return b, nil
+}
+
+// Type implements backend.Backend.
+func (b *IPIP) Type() string { return Type }
+
+// MTU implements backend.Backend.
+func (b *IPIP) MTU() int { return b.link.MTU }
+
+// Scope implements backend.Backend.
+func (b *IPIP) Scope() datapath.Scope {
+	return datapath.Scope{Devices: []string{device}, Underlays: []string{b.underlay.Name}, Bare: b.bare}
+}
+
+// Adopt implements backend.Backend; nothing has to outlive the agent.
+func (b *IPIP) Adopt(datapath.State) {}
+
+// Data implements backend.Backend: a lease of ipip has none.
+func (b *IPIP) Data() json.RawMessage { return nil }
+
+// Device implements backend.Backend.
+func (b *IPIP) Device() datapath.State {
+	s := datapath.NewState()
+	s.Links.Add(b.link)
+	return s
+}
+
+// Desired implements backend.Backend.
+func (b *IPIP) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []string) {
+	s := b.Device()
+	s.Addrs.Add(datapath.Addr{Dev: device, Prefix: netip.PrefixFrom(own.Key.Subnet.Addr(), 32)})
+	peers, problems := backend.Peers(b.config, Type, b.underlay, own, all, nil, nil)
+	for _, l := range peers {
+		via := l.Attrs.PublicIP
+		route := datapath.Route{Dst: l.Key.Subnet, Via: via, Dev: device, Onlink: true}
+		if b.bare.Dev != "" && b.bare.Covers(l.Key.Subnet) && b.underlay.Adjacent(via) {
+			route.Dev, route.Onlink = b.underlay.Name, false
+		}
+		s.Routes.Add(route)
+	}
+	return s, problems
+}

@@ -1,0 +1,22 @@
+package daemon
+
+import (
+	"github.com/overlab/overlab/agent/backend"
+	"github.com/overlab/overlab/agent/backend/alloc"
+	"github.com/overlab/overlab/agent/backend/extension"
+	"github.com/overlab/overlab/agent/backend/hostgw"
+	"github.com/overlab/overlab/agent/backend/ipip"
+	"github.com/overlab/overlab/agent/backend/vxlan"
+)
+
+// backends are what a network's configuration may name: one folder under
+// agent/backend, and one line here, for each.
+func backends() map[string]backend.New {
+	return map[string]backend.New{
+		alloc.Name:     alloc.New,
+		extension.Type: extension.New,
+		hostgw.Type:    hostgw.New,
+		ipip.Type:      ipip.New,
+		vxlan.Type:     vxlan.New,
+	}
+}

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/overlab/overlab/agent/backend"
+	"github.com/overlab/overlab/agent/lease"
+)
+
+// follower calls a backend's Runner, beside the loop: it runs other programs,
+// and no lease should wait for those.
+type follower struct {
+	agent  *Agent
+	runner backend.Runner // nil where the backend is none
+	// todo is what is to be followed, newest only.
+	todo mailbox[leases]
+}
+
+// leases are what a Runner follows.
+type leases struct {
+	own lease.Lease
+	all []lease.Lease
+}
+
+func newFollower(a *Agent, b backend.Backend) *follower {
+	f := &follower{agent: a, todo: newMailbox[leases]()}
+	if r, ok := b.(backend.Runner); ok {
+		f.runner = r
+	} else {
+		a.status.set(topicBackend, nil)
+	}
+	return f
+}
+
+// tell hands over the leases, and does not wait.
+func (f *follower) tell(own lease.Lease, all []lease.Lease) {
+	if f.runner != nil {
+		f.agent.status.set(topicBackend, errors.New("the leases are being followed"))
+		f.todo.put(leases{own, all})
+	}
+}
+
+func (f *follower) run(ctx context.Context) {
+	if f.runner == nil {
+		return
+	}
+	retry := time.NewTimer(0)
+	retry.Stop()
+	pause := backoff{first: 200 * time.Millisecond, last: 10 * time.Second}
+	var now leases
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now = <-f.todo.ch:
+			pause.reset()
+		case <-retry.C:
+		}
+		err := f.runner.Follow(ctx, now.own, now.all)
+		if ctx.Err() != nil {
+			return
+		}
+		f.agent.status.set(topicBackend, err)
+		if err == nil {
+			said = ""
+			retry.Stop()
+			continue
+		}
+		if err.Error() != said {
+			said = err.Error()
+			f.agent.Log.Error("not ready: "+string(topicBackend), "err", err)
+		}
+		retry.Reset(pause.next())
+	}
+}

@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/overlab/overlab/agent/datapath"
+)
+
+// recordName is the file beside the subnet file in which an agent notes what
+// it owns of a device that is not its own. Nothing in the kernel tells such a
+// route from one that somebody else has made, so --cleanup needs it, and so does
+// an agent whose network has another backend now.
+const recordName = "bare-routes.json"
+
+func recordPath(subnetFile string) string { return filepath.Join(filepath.Dir(subnetFile), recordName) }
+
+// handOver notes what is owned from now on. What was owned before, and has not
+// been displaced by now, is stale, and goes.
+func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error {
+	before, err := recordedBare(subnetFile)
+	switch {
+	case err != nil:
+		return err
+	case before == b:
+		return nil
+	case before.Dev != "":
+		if err := removeRoutes(before, log); err != nil {
+			return err
+		}
+	}
+	if b.Dev == "" {
+		err = os.Remove(recordPath(subnetFile))
+	} else {
+		raw, _ := json.Marshal(b) // it always can be
+		err = os.WriteFile(recordPath(subnetFile), append(raw, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("note which routes are ours: %w", err)
+	}
+	return nil
+}
+
+// removeRoutes removes the routes that are owned on a device that is not.
+func removeRoutes(bare datapath.BareRoutes, log *slog.Logger) error {
+	kernel, err := datapath.Open(datapath.Scope{Bare: bare})
+	if err != nil {
+		return err
+	}
+	defer kernel.Close() //nolint:errcheck // nothing is left in it
+	changes := datapath.Diff(datapath.NewState(), kernel.State())
+	for _, c := range changes {
+		log.Info("removed", "change", c.String())
+	}
+	return kernel.Apply(changes)
+}
+
+// recordedBare reads the note; the zero BareRoutes where there is none.
+func recordedBare(subnetFile string) (datapath.BareRoutes, error) {
+	var b datapath.BareRoutes
+	raw, err := os.ReadFile(recordPath(subnetFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &b)
+	}
+	if err != nil {
+		return datapath.BareRoutes{}, fmt.Errorf("read which routes are ours: %w", err)
+	}
+	return b, nil
+}
