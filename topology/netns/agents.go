@@ -72,6 +72,7 @@ type agent struct {
 
 	mu     sync.Mutex
 	status topology.AgentStatus
+	asked  bool // somebody asked for the next exit, so it is no crash
 	// onExit is told of each exit.
 	onExit func(error)
 }
@@ -133,19 +134,24 @@ func (a *agent) keep(c *child) {
 		how := describeExit(<-c.exited)
 		a.mu.Lock()
 		a.status.PID, a.status.LastExit = 0, how
+		asked := a.asked
+		a.asked = false
 		a.mu.Unlock()
 		a.onExit(fmt.Errorf("node %s's agent ended (%s); %s", a.node, how, a.logTail()))
-		if time.Since(began) > restartMost {
-			wait = restartFirst // it ran well for a while
+		if asked || time.Since(began) > restartMost {
+			wait = restartFirst // it did not crash, or ran well for a while
 		}
 		for {
-			time.Sleep(wait)
-			wait = min(2*wait, restartMost)
+			if !asked {
+				time.Sleep(wait)
+				wait = min(2*wait, restartMost)
+			}
 			next, err := a.launch()
 			if err == nil {
 				c = next
 				break
 			}
+			asked = false
 		}
 		a.mu.Lock()
 		a.status.Restarts++
@@ -168,6 +174,9 @@ func (a *agent) restart(ctx context.Context) error {
 	if before.PID == 0 {
 		return fmt.Errorf("node %s's agent is not running (%s)", a.node, before.LastExit)
 	}
+	a.mu.Lock()
+	a.asked = true
+	a.mu.Unlock()
 	if err := unix.Kill(before.PID, unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill node %s's agent: %w", a.node, err)
 	}

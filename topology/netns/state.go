@@ -93,7 +93,10 @@ var errRunning = errors.New("is already running")
 func (s state) claim() (*os.File, error) {
 	root := filepath.Dir(s.dir)
 	for {
-		if err := os.MkdirAll(root, 0o700); err != nil {
+		switch err := os.MkdirAll(root, 0o700); {
+		case errors.Is(err, fs.ErrExist):
+			continue // it was there, and went before MkdirAll looked
+		case err != nil:
 			return nil, fmt.Errorf("make state folder: %w", err)
 		}
 		err := owned(root, os.Getuid())
