@@ -27,8 +27,17 @@ func (o *overlab) allPass(t testing.TB, args ...string) verdicts {
 	t.Helper()
 	var v verdicts
 	o.json(t, &v, append([]string{"test", "-o", "json"}, args...)...)
-	if len(v.Results) == 0 || v.Summary["pass"] != len(v.Results) {
-		t.Fatalf("overlab test %v: %+v", args, v)
+	if v.Summary["pass"] == 0 {
+		t.Fatalf("overlab test %v: nothing passed: %v", args, v.Summary)
+	}
+	for _, r := range v.Results {
+		want := "pass"
+		if strings.HasPrefix(r.ID, "BE-") {
+			want = "not-applicable" // they judge other backends than these labs'
+		}
+		if r.Verdict != want {
+			t.Fatalf("overlab test %v: %s is %s, want %s: %s", args, r.ID, r.Verdict, want, r.Evidence)
+		}
 	}
 	return v
 }
