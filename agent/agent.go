@@ -91,7 +91,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
-	defer node.close() //nolint:errcheck // nothing is left in its sockets
+	defer node.close() // nothing is left in its sockets
 
 	snapshots := newMailbox[lease.Snapshot]()
 	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
@@ -221,7 +221,7 @@ func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
 	if err != nil {
 		return backend.Underlay{}, err
 	}
-	defer conn.Close() //nolint:errcheck // nothing is left in it
+	defer conn.Close() // nothing is left in it
 	facts, err := underlay.Read(conn)
 	if err != nil {
 		return backend.Underlay{}, err

@@ -285,7 +285,7 @@ func TestOrder(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // a test's
+	defer listener.Close()
 	c.peer("10.244.2.0", "172.16.1.2", "02:00:00:00:00:02")
 	n.picture().wait(t, 1)
 	var order []string

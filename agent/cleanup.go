@@ -37,7 +37,7 @@ func removeDevices(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // nothing is left in it
+	defer conn.Close() // nothing is left in it
 	links, err := conn.Links()
 	if err != nil {
 		return err

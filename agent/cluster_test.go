@@ -188,7 +188,7 @@ func (c *cluster) node(n int, args ...string) *node {
 		if c.Failed() {
 			c.Logf("node %s said:\n%s", ip, nd.said())
 		}
-		nd.log.Close() //nolint:errcheck // a log of a test
+		nd.log.Close()
 	})
 	return nd
 }
@@ -259,7 +259,7 @@ func (n *node) ready() (bool, string) {
 	if err != nil {
 		return false, err.Error()
 	}
-	defer r.Body.Close() //nolint:errcheck // read in whole
+	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return false, err.Error()

@@ -52,7 +52,7 @@ func removeRoutes(bare datapath.BareRoutes, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer kernel.Close() //nolint:errcheck // nothing is left in it
+	defer kernel.Close() // nothing is left in it
 	changes := datapath.Diff(datapath.NewState(), kernel.State())
 	for _, c := range changes {
 		log.Info("removed", "change", c.String())

@@ -1,3 +1,7 @@
+// Package topology says what a lab is: the specification that a person writes,
+// its expansion to a plan in which everything is decided, and the seam that
+// providers implement to build one. It is pure: it reads a file, and touches
+// nothing else.
 package topology
 
 import "net/netip"

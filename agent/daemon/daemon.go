@@ -62,7 +62,7 @@ func run(ctx context.Context, s *settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer store.Close() //nolint:errcheck // the leases are to stay
+	defer store.Close() // the leases are to stay
 	a := agent.New(agent.Options{
 		Store: store, Backends: backends(),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,

@@ -101,7 +101,7 @@ func TestRead(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer conn.Close() //nolint:errcheck // a test's
+		defer conn.Close()
 		var b rtnl.Batch
 		b.AddVeth(rtnl.Link{Name: "eth0", Index: 7, MTU: 1400}, rtnl.Link{Name: "port", Index: 6})
 		b.AddAddr(7, netip.MustParsePrefix("172.16.1.8/24"))

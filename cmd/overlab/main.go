@@ -22,8 +22,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
-	defer stop()
-	os.Exit(Run(ctx, streams{os.Stdin, os.Stdout, os.Stderr}, os.Args))
+	code := Run(ctx, streams{os.Stdin, os.Stdout, os.Stderr}, os.Args)
+	stop()
+	os.Exit(code)
 }
 
 // streams are the command's standard streams: data goes to out, progress and

@@ -28,10 +28,10 @@ type of[T any] struct {
 
 func (m of[T]) value(actual any) (*T, error) {
 	switch v := actual.(type) {
-	case T:
-		return &v, nil
 	case *T:
 		return v, nil
+	case T:
+		return &v, nil
 	}
 	var zero T
 	return nil, fmt.Errorf("%T given to a matcher that takes %T", actual, zero)

@@ -117,15 +117,18 @@ func newStreams(proc topology.Process) (*streams, error) {
 	}
 	in, err := s.input(proc.Stdin)
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		s.close()
+		return nil, err
 	}
 	out, err := s.output(proc.Stdout)
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		s.close()
+		return nil, err
 	}
 	errOut, err := s.output(proc.Stderr)
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		s.close()
+		return nil, err
 	}
 	s.theirs = []*os.File{in, out, errOut}
 	return s, nil
@@ -290,7 +293,7 @@ func (s *streams) finish() {
 	s.copies.Wait()
 }
 
-func (s *streams) close() error {
+func (s *streams) close() {
 	for _, f := range s.owned {
 		f.Close()
 	}
@@ -298,5 +301,4 @@ func (s *streams) close() error {
 		stop()
 	}
 	s.stop = nil
-	return nil
 }
