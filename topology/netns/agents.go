@@ -73,11 +73,11 @@ type agent struct {
 	mu     sync.Mutex
 	status topology.AgentStatus
 	asked  bool // somebody asked for the next exit, so it is no crash
-	// onExit is told of each exit.
-	onExit func(error)
+	// onExit is told how the agent ended, each time.
+	onExit func(a *agent, how string)
 }
 
-func newAgent(p *topology.Plan, n *topology.Node, s *space, procs *processes, bundled string, onExit func(error)) *agent {
+func newAgent(p *topology.Plan, n *topology.Node, s *space, procs *processes, bundled string, onExit func(a *agent, how string)) *agent {
 	a := &agent{
 		node: n.Name, argv: agentCommand(p, n, bundled), lab: p.Name,
 		log: filepath.Join(logsFolder, "agent-"+n.Name+".log"), space: s, procs: procs, onExit: onExit,
@@ -137,7 +137,7 @@ func (a *agent) keep(c *child) {
 		asked := a.asked
 		a.asked = false
 		a.mu.Unlock()
-		a.onExit(fmt.Errorf("node %s's agent ended (%s); %s", a.node, how, a.logTail()))
+		a.onExit(a, how)
 		if asked || time.Since(began) > restartMost {
 			wait = restartFirst // it did not crash, or ran well for a while
 		}

@@ -33,7 +33,8 @@ func (l *lab) build(ctx context.Context) error {
 			if err := l.makeNode(l.plan.Node(l.plan.Store.Node)); err != nil {
 				return "", err
 			}
-			go func() { started <- l.openStore() }()
+			home := l.spaces[l.plan.Store.Node]
+			go func() { started <- l.openStore(home) }()
 			return l.makeSpaces(ctx)
 		}},
 		{"underlay", func() (string, error) { return l.wireUnderlay(net) }},
@@ -51,7 +52,11 @@ func (l *lab) build(ctx context.Context) error {
 			if files, err = watchSubnetFiles(l.plan); err != nil {
 				return "", err
 			}
-			meshes, err = l.startAgents(fail)
+			meshes, err = l.startAgents(func(a *agent, how string) {
+				if ctx.Err() == nil { // later exits are inspect's to tell
+					fail(fmt.Errorf("node %s's agent ended (%s); %s", a.node, how, a.logTail()))
+				}
+			})
 			return fmt.Sprintf("%d started", len(meshes)), err
 		}},
 		{"pods", func() (string, error) {
@@ -87,8 +92,7 @@ func (l *lab) makeUnderlay() (*underlay, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.spaces[underlayName] = net.space
-	return net, nil
+	return net, l.add(net.space)
 }
 
 // makeNode makes a node's namespaces and files.
@@ -105,8 +109,13 @@ func (l *lab) makeNode(n *topology.Node) error {
 	if err != nil {
 		return err
 	}
-	l.spaces[n.Name] = s
-	return nil
+	return l.add(s)
+}
+
+// add makes a namespace one of the lab's, for every process of it.
+func (l *lab) add(s *space) error {
+	l.spaces[s.name] = s
+	return publish(s)
 }
 
 // makePod makes a pod's namespaces. It sees its node's files.
@@ -119,10 +128,9 @@ func (l *lab) makePod(pod *topology.Pod) error {
 	if s.set.Mount, err = unix.FcntlInt(uintptr(l.spaces[pod.Node].set.Mount), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("share node %s's files with pod %s: %w", pod.Node, pod.Name, err)
 	}
-	if err := publishMount(s); err != nil {
+	if err := l.add(s); err != nil {
 		return err
 	}
-	l.spaces[pod.Name] = s
 	return namePod(pod, s)
 }
 
@@ -135,7 +143,9 @@ func (l *lab) makeSpaces(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		l.spaces[r.Name] = s
+		if err := l.add(s); err != nil {
+			return "", err
+		}
 	}
 	for i := range l.plan.Nodes {
 		if n := &l.plan.Nodes[i]; l.spaces[n.Name] == nil {
@@ -192,9 +202,10 @@ func (l *lab) wireUnderlay(net *underlay) (string, error) {
 	return count(len(l.plan.Segments), "segment") + ", " + count(links, "link"), nil
 }
 
-// openStore starts the store on its node.
-func (l *lab) openStore() error {
-	return l.spaces[l.plan.Store.Node].set.Do(func() error {
+// openStore starts the store on its node's sockets. It runs beside makeSpaces,
+// and touches nothing of the lab but the store.
+func (l *lab) openStore(home *space) error {
+	return home.set.Do(func() error {
 		var err error
 		l.store, err = startStore(l.plan)
 		return err
@@ -203,7 +214,7 @@ func (l *lab) openStore() error {
 
 // startAgents starts every node's agent, and watches its mesh from before.
 // onExit is told of agents that end.
-func (l *lab) startAgents(onExit func(error)) ([]*meshWatch, error) {
+func (l *lab) startAgents(onExit func(a *agent, how string)) ([]*meshWatch, error) {
 	var meshes []*meshWatch
 	for i := range l.plan.Nodes {
 		n := &l.plan.Nodes[i]

@@ -45,7 +45,7 @@ func newSpace(name, node string, flags int, setup func() error) (*space, error) 
 		return nil, fmt.Errorf("make namespace %s: %w", name, hintLimit(err))
 	}
 	s.set = set
-	return s, publish(s)
+	return s, nil
 }
 
 // hintLimit explains the kernel's answer to one namespace too many.
@@ -54,14 +54,6 @@ func hintLimit(err error) error {
 		return fmt.Errorf("%w: the kernel allows no more namespaces (raise user.max_net_namespaces, user.max_mnt_namespaces and user.max_uts_namespaces with sysctl)", err)
 	}
 	return err
-}
-
-// publishMount publishes a mount namespace that was added later.
-func publishMount(s *space) error {
-	if err := os.Symlink(fdPath(s.set.Mount), nsPath(s.name, "mnt")); err != nil {
-		return fmt.Errorf("publish namespace %s: %w", s.name, err)
-	}
-	return nil
 }
 
 // publish links the namespaces under /run/overlab/ns, where every process of
