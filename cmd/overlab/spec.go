@@ -54,10 +54,13 @@ every name, address and MAC decided. It builds nothing.`,
 		if err != nil {
 			return err
 		}
-		if out.value == "table" {
-			return topology.WriteTable(c.out, plan)
+		switch out.value {
+		case "json":
+			return topology.WriteJSON(c.out, plan)
+		case "yaml":
+			return topology.WriteYAML(c.out, plan)
 		}
-		return out.encode(c.out, plan)
+		return topology.WriteTable(c.out, plan)
 	}
 	return cmd
 }
