@@ -74,10 +74,10 @@ func setup(t testing.TB, version string) (node *netns.Set, cni *libcni.CNIConfig
 		t.Fatal(err)
 	}
 	return node, libcni.NewCNIConfigWithCacheDir([]string{bin}, t.TempDir(), nil), list, &libcni.RuntimeConf{
-		ContainerID:    "0dc487cc6e4f",
-		NetNS:          fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), pod.Net),
-		IfName:         "eth0",
-		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "ubuntu-1"}},
+		ContainerID: "0dc487cc6e4f",
+		NetNS:       fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), pod.Net),
+		IfName:      "eth0",
+		Args:        [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "ubuntu-1"}},
 		CapabilityArgs: map[string]any{"mac": "4a:60:9c:0a:01:60", "ips": []string{"10.244.1.96/24"},
 			"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}},
 	}
