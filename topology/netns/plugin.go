@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -119,7 +120,7 @@ func pluginError(plugin, how string, answer, said []byte) error {
 		}
 	}
 	if len(said) > 0 {
-		e.Details = fmt.Sprintf("%s (its log: %q)", e.Details, said)
+		e.Details = strings.TrimSpace(fmt.Sprintf("%s (its log: %q)", e.Details, said))
 	}
 	return fmt.Errorf("the plugin %s: %w", plugin, &e)
 }
