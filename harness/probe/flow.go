@@ -191,14 +191,13 @@ func (st *Stream) Sent() int {
 	return len(st.sent)
 }
 
-// More returns when n further datagrams have been sent.
-func (st *Stream) More(ctx context.Context, n int) error {
-	want := st.Sent() + n
+// Reach returns when that many datagrams have been sent since the beginning.
+func (st *Stream) Reach(ctx context.Context, total int) error {
 	for {
 		st.mu.Lock()
 		sent, grew := len(st.sent), st.grew
 		st.mu.Unlock()
-		if sent >= want {
+		if sent >= total {
 			return nil
 		}
 		select {

@@ -26,7 +26,7 @@ func startFlow(t *testing.T, from, to *probe.Session, f probe.Flow) *probe.Strea
 
 func more(t *testing.T, st *probe.Stream, n int) {
 	t.Helper()
-	if err := st.More(t.Context(), n); err != nil {
+	if err := st.Reach(t.Context(), st.Sent()+n); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -60,7 +60,7 @@ func TestFlow(t *testing.T) {
 		if _, err := a.Stop(t.Context()); err == nil {
 			t.Error("a flow was stopped twice")
 		}
-		if err := a.More(t.Context(), 1); err == nil {
+		if err := a.Reach(t.Context(), a.Sent()+1); err == nil {
 			t.Error("a stopped flow sends more")
 		}
 	})
