@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,14 +43,16 @@ type report struct {
 
 // lab is a running lab as its supervisor knows it.
 type lab struct {
-	plan    *topology.Plan
-	opts    SuperviseOptions
-	procs   *processes
-	spaces  map[string]*space
-	agents  map[string]*agent
-	store   *store
-	phases  []topology.Phase
-	reports *json.Encoder
+	plan   *topology.Plan
+	opts   SuperviseOptions
+	procs  *processes
+	spaces map[string]*space
+	agents map[string]*agent
+	store  *store
+	// storeHeld is locked while the store is ended for a client.
+	storeHeld sync.Mutex
+	phases    []topology.Phase
+	reports   *json.Encoder
 }
 
 // Supervise is the main function of a lab's supervisor: process 1 of fresh
