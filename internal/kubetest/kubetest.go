@@ -44,13 +44,16 @@ type program interface {
 	lose(t testing.TB, node string)
 }
 
-// Each runs f against a fake at the address ("host:port"), and again against a
-// real kube-apiserver where there is one. Both end with their subtest.
-func Each(t *testing.T, address string, f func(*testing.T, *Server)) {
+// Each runs f twice: start is then Fake, and Real where there is a
+// kube-apiserver.
+func Each(t *testing.T, f func(t *testing.T, start Start)) {
 	t.Helper()
-	t.Run("fake", func(t *testing.T) { f(t, Fake(t, address)) })
-	t.Run("kube-apiserver", func(t *testing.T) { f(t, Real(t, address)) })
+	t.Run("fake", func(t *testing.T) { f(t, Fake) })
+	t.Run("kube-apiserver", func(t *testing.T) { f(t, Real) })
 }
+
+// Start runs a server at the address ("host:port") until the test ends.
+type Start func(t testing.TB, address string) *Server
 
 // Fake runs the fake at the address ("host:port") until the test ends.
 func Fake(t testing.TB, address string) *Server {

@@ -215,7 +215,8 @@ func leased(n int) string {
 // kube-apiserver. A test begins without nodes.
 func TestAgainstAPIs(t *testing.T) {
 	nstest.Require(t)
-	kubetest.Each(t, address, func(t *testing.T, server *kubetest.Server) {
+	kubetest.Each(t, func(t *testing.T, start kubetest.Start) {
+		server := start(t, address)
 		for _, tt := range []struct {
 			name string
 			run  func(*fixture)
@@ -240,14 +241,14 @@ func TestAgainstAPIs(t *testing.T) {
 // it cannot read (seen with etcd, pkg/subnet/etcd/registry.go).
 func TestK1PoisonAnnotation(t *testing.T) {
 	nstest.Require(t)
-	kubetest.Each(t, address, func(t *testing.T, server *kubetest.Server) { poison(newFixture(t, server)) })
+	kubetest.Each(t, func(t *testing.T, start kubetest.Start) { poison(newFixture(t, start(t, address))) })
 }
 
 // TestK5Relist: upstream, when it lists again after 410 or a compaction,
 // compares subnets alone and misses a changed MAC (pkg/lease/lease.go).
 func TestK5Relist(t *testing.T) {
 	nstest.Require(t)
-	kubetest.Each(t, address, func(t *testing.T, server *kubetest.Server) { relist(newFixture(t, server)) })
+	kubetest.Each(t, func(t *testing.T, start kubetest.Start) { relist(newFixture(t, start(t, address))) })
 }
 
 // newFixture is for a server without nodes, and leaves it so.
