@@ -87,7 +87,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
-	node, err := a.settle(ctx, config)
+	self, err := a.introduce(ctx, config)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	node, err := a.settle(ctx, config, self)
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -155,7 +159,7 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
-func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
+func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Self) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
@@ -164,7 +168,7 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 	if config.EnableIPv6 {
 		return nil, errors.New("IPv6 (EnableIPv6 in the network configuration) is not in this build")
 	}
-	under, err := chooseUnderlay(a.Underlay)
+	under, err := chooseUnderlay(instructed(a.Underlay, self))
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +187,9 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 		return nil, errors.Join(err, segment.close())
 	}
 	n := &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}
+	if r, ok := b.(backend.Recaller); ok {
+		r.Recall(self.Attrs)
+	}
 	b.Adopt(kernel.State())
 	// The device alone: what hangs on it carries traffic, and without the
 	// leases nobody can tell what of it is stale.

@@ -131,7 +131,7 @@ type node struct {
 	ip         netip.Addr
 	subnetFile string
 	program    string
-	args       []string
+	args, env  []string
 	cmd        *exec.Cmd
 	log        *os.File
 	http       *http.Client
@@ -197,7 +197,7 @@ func (c *cluster) node(n int, args ...string) *node {
 func (n *node) start() *node {
 	n.Helper()
 	n.cmd = exec.Command(n.program, n.args...)
-	n.cmd.Env = append(os.Environ(), asAgent+"=1")
+	n.cmd.Env = append(append(os.Environ(), asAgent+"=1"), n.env...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	if err := n.set.Do(n.cmd.Start); err != nil {
 		n.Fatal(err)

@@ -44,6 +44,8 @@ type loop struct {
 	// claimedOver is the value that our first claim replaced, if it was another
 	// VTEP's.
 	claimedOver *lease.Attrs
+	// unannounced says that the node has a lease of which Announce does not know.
+	unannounced bool
 	problems    []string
 	moves       int              // the kernel's Moves for which want was computed
 	published   lease.Key        // the subnet that subnet.env and firewall know
@@ -141,10 +143,10 @@ func (l *loop) takeGrant(g lease.Grant) {
 		l.agent.Log.Warn("the lease carried another VTEP: this node was set up anew, or another node has the same PublicIP",
 			"publicIP", g.Lease.Attrs.PublicIP, "before", string(g.Replaced.BackendData), "now", string(g.Lease.Attrs.BackendData))
 	case l.own != nil && l.own.Lease.Key != g.Lease.Key:
-		l.agent.Log.Error("the subnet was lost to another node; pods keep addresses of the old one until they are made anew",
+		l.agent.Log.Error("the node has lost its subnet and got another; pods keep addresses of the old one until they are made anew",
 			"was", l.own.Lease.Key, "is", g.Lease.Key)
 	}
-	l.own = &g
+	l.own, l.unannounced = &g, true
 	if l.snapshot != nil {
 		l.watchOwn() // another's write may have overtaken the grant
 	}
@@ -155,7 +157,14 @@ func (l *loop) takeGrant(g lease.Grant) {
 
 // publish tells the node of its subnet, once the datapath has been seen to.
 func (l *loop) publish() {
-	if l.want == nil || l.published == l.own.Lease.Key {
+	if l.want == nil {
+		return
+	}
+	if l.unannounced {
+		l.unannounced = false
+		l.holder.announceSoon()
+	}
+	if l.published == l.own.Lease.Key {
 		return
 	}
 	l.published = l.own.Lease.Key
@@ -195,6 +204,9 @@ func (l *loop) watchOwn() {
 func (l *loop) contend(now lease.Lease) {
 	own := l.own.Lease
 	switch {
+	case l.own.Bound:
+		l.agent.Log.Warn("the lease was overwritten in the store; writing it again", "subnet", own.Key, "publicIP", now.Attrs.PublicIP, "data", string(now.Attrs.BackendData))
+		l.holder.reacquire()
 	case now.Attrs.PublicIP != own.Attrs.PublicIP:
 		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, now.Attrs.PublicIP))
 	case l.claimedOver != nil && now.Attrs.Equal(*l.claimedOver):

@@ -15,7 +15,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/overlab/overlab/agent"
-	"github.com/overlab/overlab/agent/lease/etcd"
 )
 
 // resync is how often the agent looks at the whole kernel and at subnet.env,
@@ -55,10 +54,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 }
 
 func run(ctx context.Context, s *settings, log *slog.Logger) error {
-	store, err := etcd.Open(etcd.Config{
-		Endpoints: s.endpointList(), Prefix: s.prefix, CAFile: s.caFile, CertFile: s.certFile, KeyFile: s.keyFile,
-		Username: s.username, Password: s.password, Log: log,
-	})
+	store, err := openStore(s, log)
 	if err != nil {
 		return err
 	}

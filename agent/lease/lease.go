@@ -164,6 +164,9 @@ type Grant struct {
 	// Replaced is the value that the key had before, where it was another
 	// node's or an earlier one of this node.
 	Replaced *Attrs
+	// Bound says that the store ties the subnet to this node, so that no other
+	// can come to have it: whatever else the key's value says is a mistake.
+	Bound bool
 }
 
 // A Store is where leases live.
