@@ -33,6 +33,7 @@ test: build ## run the tests, and say which were skipped and why
 
 test-long: build ## the tests that take minutes: a store that is away for 30 s
 	@OVERLAB_LONG=1 OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 20m -v -run 'TestResilience' ./cmd/overlab/
+
 kube-apiserver: ## build a kube-apiserver to test against, once (some minutes)
 	@hack/kube-apiserver
 
