@@ -7,11 +7,17 @@ import (
 	"github.com/overlab/overlab/agent/backend/hostgw"
 	"github.com/overlab/overlab/agent/backend/ipip"
 	"github.com/overlab/overlab/agent/backend/vxlan"
+	"github.com/overlab/overlab/agent/forwarder"
 )
+
+// engines are what a forwarder may run: one line for each.
+func engines() map[string]forwarder.NewEngine {
+	return map[string]forwarder.NewEngine{}
+}
 
 // backends are what a network's configuration may name: one folder under
 // agent/backend, and one line here, for each.
-func backends() map[string]backend.New {
+func backends(forwarder.Launcher) map[string]backend.New {
 	return map[string]backend.New{
 		alloc.Name:     alloc.New,
 		extension.Type: extension.New,
