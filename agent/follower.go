@@ -14,9 +14,15 @@ import (
 type follower struct {
 	agent  *Agent
 	runner backend.Runner // nil where the backend is none
+	// lost receives when what the runner has made is gone; nil where it cannot.
+	lost <-chan struct{}
 	// todo is what is to be followed, newest only.
 	todo mailbox[leases]
 }
+
+// lossPause is how soon after a loss another one is no accident: it is made up
+// for with the pauses of a failure.
+const lossPause = time.Second
 
 // leases are what a Runner follows.
 type leases struct {
@@ -28,6 +34,9 @@ func newFollower(a *Agent, b backend.Backend) *follower {
 	f := &follower{agent: a, todo: newMailbox[leases]()}
 	if r, ok := b.(backend.Runner); ok {
 		f.runner = r
+		if l, ok := b.(backend.Loser); ok {
+			f.lost = l.Lost()
+		}
 	} else {
 		a.status.set(topicBackend, nil)
 	}
@@ -50,6 +59,7 @@ func (f *follower) run(ctx context.Context) {
 	retry.Stop()
 	pause := backoff{first: 200 * time.Millisecond, last: 10 * time.Second}
 	var now leases
+	var lost time.Time // when it last was
 	said := ""
 	for {
 		select {
@@ -58,6 +68,14 @@ func (f *follower) run(ctx context.Context) {
 		case now = <-f.todo.ch:
 			pause.reset()
 		case <-retry.C:
+		case <-f.lost:
+			f.agent.Log.Warn("what the backend runs was lost; making it anew")
+			f.agent.status.set(topicBackend, errors.New("what the backend runs was lost, and is made anew"))
+			before := lost
+			if lost = time.Now(); lost.Sub(before) < lossPause {
+				retry.Reset(pause.next())
+				continue
+			}
 		}
 		err := f.runner.Follow(ctx, now.own, now.all)
 		if ctx.Err() != nil {

@@ -18,3 +18,11 @@ type Runner interface {
 	// not ready until it succeeds.
 	Follow(ctx context.Context, own lease.Lease, all []lease.Lease) error
 }
+
+// Loser is what a Runner also is where what Follow has made can be lost without
+// a change of the leases, as a process is that ends.
+type Loser interface {
+	// Lost receives when that has happened: Follow is called again at once, and
+	// the node is not ready until it succeeds.
+	Lost() <-chan struct{}
+}

@@ -6,17 +6,28 @@ import (
 	"github.com/overlab/overlab/agent/backend/extension"
 	"github.com/overlab/overlab/agent/backend/hostgw"
 	"github.com/overlab/overlab/agent/backend/ipip"
+	"github.com/overlab/overlab/agent/backend/udp"
 	"github.com/overlab/overlab/agent/backend/vxlan"
+	"github.com/overlab/overlab/agent/forwarder"
+	"github.com/overlab/overlab/agent/forwarder/relay"
 )
+
+// engines are what a forwarder may run: one line for each.
+func engines() map[string]forwarder.NewEngine {
+	return map[string]forwarder.NewEngine{
+		relay.UDPKind: relay.NewUDP,
+	}
+}
 
 // backends are what a network's configuration may name: one folder under
 // agent/backend, and one line here, for each.
-func backends() map[string]backend.New {
+func backends(l forwarder.Launcher) map[string]backend.New {
 	return map[string]backend.New{
 		alloc.Name:     alloc.New,
 		extension.Type: extension.New,
 		hostgw.Type:    hostgw.New,
 		ipip.Type:      ipip.New,
+		udp.Name:       udp.New(l),
 		vxlan.Type:     vxlan.New,
 	}
 }

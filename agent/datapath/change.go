@@ -64,6 +64,9 @@ func (l Link) command(v Verb) string {
 	case Alter:
 		return fmt.Sprintf("ip link set %s %smtu %d %s", l.Name, l.address(), l.MTU, state)
 	}
+	if l.Kind == kindTun {
+		return fmt.Sprintf("ip tuntap add dev %s mode tun; ip link set %s mtu %d %s", l.Name, l.Name, l.MTU, state)
+	}
 	if l.Kind == "ipip" {
 		return fmt.Sprintf("ip link add %s mtu %d %s type ipip local %s", l.Name, l.MTU, state, l.Local)
 	}
@@ -100,6 +103,11 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 	}
 	switch v {
 	case Add:
+		if l.Kind == kindTun { // it is there, see Kernel.applyLinks
+			link.Index = index(l.Name)
+			b.SetLink(link)
+			return
+		}
 		if l.Kind == "ipip" {
 			b.AddIPIP(link, l.Local)
 			return

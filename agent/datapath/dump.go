@@ -188,7 +188,7 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	if l.Master != 0 {
 		other = append(other, fmt.Sprintf("master #%d", l.Master))
 	}
-	if l.Flags&unix.IFF_NOARP != 0 && l.Kind != "ipip" { // which never has any
+	if l.Flags&unix.IFF_NOARP != 0 && l.Kind != "ipip" && l.Kind != "tun" { // which never have any
 		other = append(other, "arp off")
 	}
 	if v := l.Vxlan; v != nil {
@@ -206,8 +206,26 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 		out.Local = t.Local
 		other = append(other, t.Other...)
 	}
+	if t := l.Tun; t != nil {
+		other = append(other, tunOther(*t)...)
+	}
 	out.Other = strings.Join(other, " ")
 	return out, nil
+}
+
+// tunOther names what a wanted TUN device is not.
+func tunOther(t rtnl.TunState) []string {
+	var other []string
+	if t.Tap {
+		other = append(other, "mode tap")
+	}
+	if !t.Persistent {
+		other = append(other, "not persistent")
+	}
+	if t.MultiQueue {
+		other = append(other, "multi_queue")
+	}
+	return other
 }
 
 func linkName(c *rtnl.Conn, index int) (string, error) {

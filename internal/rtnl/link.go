@@ -74,6 +74,9 @@ const (
 	ifaTunnelLocal     = 2  // IFLA_IPTUN_LOCAL
 	ifaTunnelRemote    = 3  // IFLA_IPTUN_REMOTE
 	ifaTunnelTTL       = 4  // IFLA_IPTUN_TTL
+	ifaTunType         = 3  // IFLA_TUN_TYPE
+	ifaTunPersist      = 6  // IFLA_TUN_PERSIST
+	ifaTunMultiQueue   = 7  // IFLA_TUN_MULTI_QUEUE
 	ifaBrportHairpin   = 4  // IFLA_BRPORT_MODE
 	ifaPropList        = unix.IFLA_PROP_LIST
 	ifaAltName         = unix.IFLA_ALT_IFNAME
