@@ -19,6 +19,14 @@ type Runner interface {
 	Follow(ctx context.Context, own lease.Lease, all []lease.Lease) error
 }
 
+// Loser is what a Runner also is where what Follow has made can be lost without
+// a change of the leases, as a process is that ends.
+type Loser interface {
+	// Lost receives when that has happened: Follow is called again at once, and
+	// the node is not ready until it succeeds.
+	Lost() <-chan struct{}
+}
+
 // Verifier is what a Runner also is whose work others can undo without anybody
 // being told of it.
 type Verifier interface {

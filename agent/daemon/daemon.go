@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/overlab/overlab/agent"
+	"github.com/overlab/overlab/agent/forwarder"
 	"github.com/overlab/overlab/agent/lease/etcd"
 )
 
@@ -26,6 +28,9 @@ const resync = 30 * time.Second
 // returns the exit code: 0 for a regular end, 1 for a failure, 2 for wrong
 // usage.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
+	if len(args) > 0 && args[0] == forwarder.Command {
+		return forward(ctx, args[1:], stderr)
+	}
 	s, err := parse(args, environ, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -43,12 +48,22 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	if s.cleanup {
-		err = agent.Cleanup(ctx, s.subnetFile, log)
+		err = agent.Cleanup(ctx, s.subnetFile, s.ownFiles(), log)
 	} else {
 		err = run(ctx, s, log)
 	}
 	if err != nil {
 		log.Error("overlabd ends", "err", err)
+		return 1
+	}
+	return 0
+}
+
+// forward runs a forwarder, which an agent has started.
+func forward(ctx context.Context, args []string, stderr io.Writer) int {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if err := forwarder.Main(ctx, args, engines(), log); err != nil {
+		log.Error("the forwarder ends", "err", err)
 		return 1
 	}
 	return 0
@@ -64,7 +79,7 @@ func run(ctx context.Context, s *settings, log *slog.Logger) error {
 	}
 	defer store.Close() // the leases are to stay
 	a := agent.New(agent.Options{
-		Store: store, Backends: backends(),
+		Store: store, Backends: backends(forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}, s.wireguardKey),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
 		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"os"
 	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl"
@@ -15,7 +15,7 @@ import (
 )
 
 // control is what configures devices, the kernel's and those of processes
-// alike. Its errors wrap fs.ErrNotExist where there is no such device.
+// alike. Its errors wrap os.ErrNotExist where there is no such device.
 type control interface {
 	Device(name string) (*wgtypes.Device, error)
 	ConfigureDevice(name string, cfg wgtypes.Config) error
@@ -24,12 +24,18 @@ type control interface {
 
 func dialDevices() (control, error) { return wgctrl.New() }
 
-var _ backend.Verifier = (*WireGuard)(nil)
+var (
+	_ backend.Verifier = (*WireGuard)(nil)
+	_ backend.Loser    = (*WireGuard)(nil)
+)
 
 // Prepare implements backend.Runner: the device gets its key and its port, and
 // what an earlier agent has told it of peers stays until the leases are known.
-func (w *WireGuard) Prepare(context.Context) (err error) {
+func (w *WireGuard) Prepare(ctx context.Context) (err error) {
 	if w.wanted.key, err = privateKey(w.keyFile); err != nil {
+		return err
+	}
+	if err := w.ensureProcess(ctx); err != nil {
 		return err
 	}
 	return w.with(func(c control) error {
@@ -42,7 +48,10 @@ func (w *WireGuard) Prepare(context.Context) (err error) {
 }
 
 // Follow implements backend.Runner.
-func (w *WireGuard) Follow(_ context.Context, own lease.Lease, all []lease.Lease) error {
+func (w *WireGuard) Follow(ctx context.Context, own lease.Lease, all []lease.Lease) error {
+	if err := w.ensureProcess(ctx); err != nil {
+		return err
+	}
 	want, _ := w.peers(own, all) // Desired tells of the others
 	return w.with(func(c control) error {
 		due, err := w.look(c, want)
@@ -68,6 +77,18 @@ func (w *WireGuard) Verify(_ context.Context, own lease.Lease, all []lease.Lease
 		}
 		return err
 	})
+}
+
+// Lost implements backend.Loser: nothing is ever lost of a kernel's device that
+// the kernel does not tell of.
+func (w *WireGuard) Lost() <-chan struct{} { return w.process.Lost() }
+
+// ensureProcess finds or starts the process that is the device, if one is.
+func (w *WireGuard) ensureProcess(ctx context.Context) error {
+	if w.link.Kind == kernelKind {
+		return nil
+	}
+	return w.process.Update(ctx, struct{}{}) // of the peers wgctrl tells it
 }
 
 // with calls fn with a connection that is then closed.
@@ -102,7 +123,7 @@ func configure(c control, due change) error {
 
 // explain says more of a device that cannot be read.
 func (w *WireGuard) explain(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no WireGuard device %s at present: %w", Device, err)
 	}
 	return fmt.Errorf("read the WireGuard device %s: %w", Device, err)

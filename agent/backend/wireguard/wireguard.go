@@ -18,6 +18,7 @@ import (
 
 	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/agent/forwarder"
 	"github.com/overlab/overlab/agent/lease"
 )
 
@@ -27,8 +28,9 @@ const (
 	// Device is the name that flannel gives the device
 	// (pkg/backend/wireguard/wireguard.go).
 	Device = "flannel-wg"
-	// kernelKind is the kernel's driver.
-	kernelKind = "wireguard"
+	// kernelKind is the kernel's driver, userKind that of the device whose
+	// packets a process moves.
+	kernelKind, userKind = "wireguard", "tun"
 	// overhead in bytes, as flannel counts it: an outer IPv6 header 40, though
 	// over IPv4 it is 20, UDP 8, the transport header 16 and the tag 16
 	// (WireGuard, section 5.4.6).
@@ -76,6 +78,8 @@ type WireGuard struct {
 	makes func(kind string) bool
 	// dial opens a connection to whatever configures devices.
 	dial func() (control, error)
+	// process is the device where the kernel makes none.
+	process *forwarder.Client
 	// traces are of the peers that the device had at the last look.
 	traces map[wgtypes.Key]trace
 }
@@ -90,6 +94,9 @@ type settings struct {
 type Options struct {
 	// KeyFile is where the node's private key is, or will be.
 	KeyFile string
+	// Forwarders starts the process that is the device where the kernel makes
+	// none.
+	Forwarders forwarder.Launcher
 }
 
 // New returns what makes the backend from net-conf.json.
@@ -116,7 +123,8 @@ func New(o Options) backend.New {
 		if cfg.PSK != "" {
 			w.psk, _ = wgtypes.ParseKey(cfg.PSK) // readConfig has tried
 		}
-		return w, nil
+		w.process, err = o.Forwarders.NewClient(Type, Device, struct{}{})
+		return w, err
 	}
 }
 
@@ -170,7 +178,7 @@ func (w *WireGuard) Scope() datapath.Scope {
 // makes none of its own. What else must outlive the agent is in the key file.
 func (w *WireGuard) Adopt(have datapath.State) {
 	if l, _ := have.Link(Device); l.Kind != kernelKind && !w.makes(kernelKind) {
-		w.link.Kind = "tun"
+		w.link.Kind = userKind
 	}
 }
 
