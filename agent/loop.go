@@ -119,7 +119,11 @@ func (l *loop) run(ctx context.Context, snapshots mailbox[lease.Snapshot]) {
 			l.reconcile("repair")
 			l.writeSubnetFile()
 		case answer := <-l.agent.questions:
-			answer <- l.verify()
+			if err := l.verify(); err != nil {
+				answer <- err
+			} else {
+				l.follow.ask(answer)
+			}
 		}
 	}
 }
@@ -305,6 +309,7 @@ func (l *loop) reconcile(why string) {
 		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
 	}
 	l.report(topicDatapath, err)
+	l.follow.look()
 	if err == nil {
 		l.retryPause.reset()
 		l.retry.Stop()

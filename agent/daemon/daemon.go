@@ -47,7 +47,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	if s.cleanup {
-		err = agent.Cleanup(ctx, s.subnetFile, log)
+		err = agent.Cleanup(ctx, s.subnetFile, s.ownFiles(), log)
 	} else {
 		err = run(ctx, s, log)
 	}
@@ -75,7 +75,7 @@ func run(ctx context.Context, s *settings, log *slog.Logger) error {
 	}
 	defer store.Close() // the leases are to stay
 	a := agent.New(agent.Options{
-		Store: store, Backends: backends(forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}),
+		Store: store, Backends: backends(forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}, s.wireguardKey),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
 		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,

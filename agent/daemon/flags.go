@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlab/overlab/agent/backend/wireguard"
 	"github.com/overlab/overlab/agent/lease/kube"
 	"github.com/overlab/overlab/agent/underlay"
 )
@@ -38,6 +39,8 @@ type settings struct {
 	healthzIP   string
 	healthzPort int
 	verbosity   int
+	// wireguardKey is the file of the node's private key.
+	wireguardKey string
 
 	kube                  bool
 	kubeURL, kubeconfig   string
@@ -127,6 +130,12 @@ func parse(args, environ []string, stderr io.Writer) (*settings, error) {
 		return nil, err
 	}
 	s.identify(environ)
+	s.wireguardKey = wireguard.KeyFile
+	for _, e := range environ {
+		if path, ok := strings.CutPrefix(e, wireguard.KeyFileEnv+"="); ok && path != "" {
+			s.wireguardKey = path
+		}
+	}
 	return s, s.check()
 }
 
@@ -220,6 +229,15 @@ func (s *settings) underlay() underlay.Options {
 	o.PublicIP, _ = netip.ParseAddr(s.publicIP) // checked; empty is none
 	o.CanReach, _ = netip.ParseAddr(s.canReach)
 	return o
+}
+
+// ownFiles are what agents keep besides subnet.env. A key whose place somebody
+// has chosen is theirs.
+func (s *settings) ownFiles() []string {
+	if s.wireguardKey != wireguard.KeyFile {
+		return nil
+	}
+	return []string{s.wireguardKey}
 }
 
 func (s *settings) endpointList() []string {

@@ -70,6 +70,9 @@ func (l Link) command(v Verb) string {
 	if l.Kind == "ipip" {
 		return fmt.Sprintf("ip link add %s mtu %d %s type ipip local %s", l.Name, l.MTU, state, l.Local)
 	}
+	if l.Kind == kindWireGuard {
+		return fmt.Sprintf("ip link add %s mtu %d %s type %s", l.Name, l.MTU, state, l.Kind)
+	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "ip link add %s %smtu %d %s type %s id %d", l.Name, l.address(), l.MTU, state, l.Kind, l.VNI)
 	if l.Local.IsValid() {
@@ -110,6 +113,10 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 		}
 		if l.Kind == "ipip" {
 			b.AddIPIP(link, l.Local)
+			return
+		}
+		if l.Kind == kindWireGuard {
+			b.AddKind(link, l.Kind)
 			return
 		}
 		b.AddVxlan(link, rtnl.Vxlan{

@@ -178,6 +178,9 @@ func readFDB(dev string, n rtnl.NeighState) FDB {
 	return FDB{Dev: dev, MAC: MAC(n.MAC), Dst: n.IP, Port: n.Port, VNI: n.VNI, Via: n.Via, NotPermanent: !permanent(n)}
 }
 
+// layer3 reports whether devices of the kind never have neighbours.
+func layer3(kind string) bool { return kind == "ipip" || kind == kindTun || kind == kindWireGuard }
+
 // readLink turns the kernel's description into a Link.
 func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	out := Link{Name: l.Name, Kind: l.Kind, MTU: l.MTU, Up: l.Up}
@@ -188,7 +191,7 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	if l.Master != 0 {
 		other = append(other, fmt.Sprintf("master #%d", l.Master))
 	}
-	if l.Flags&unix.IFF_NOARP != 0 && l.Kind != "ipip" && l.Kind != "tun" { // which never have any
+	if l.Flags&unix.IFF_NOARP != 0 && !layer3(l.Kind) {
 		other = append(other, "arp off")
 	}
 	if v := l.Vxlan; v != nil {

@@ -178,6 +178,10 @@ func (k *Kernel) applyLinks(changes []Change) error {
 // kindTun is the driver that makes no devices by netlink.
 const kindTun = "tun"
 
+// kindWireGuard is the driver whose devices have their keys and peers from
+// elsewhere.
+const kindWireGuard = "wireguard"
+
 // makeTun makes a TUN device, which has no address of its own and needs no
 // IPv6 one of the kernel's choice.
 func (k *Kernel) makeTun(name string) (index int, err error) {

@@ -184,6 +184,10 @@ func (b *Batch) AddIPIP(l Link, local netip.Addr) {
 	b.addLink(l, "ipip", func() { b.attr(ifaTunnelLocal, local.AsSlice()) })
 }
 
+// AddKind creates a link of a kind that takes no settings at its creation, such
+// as "wireguard", whose keys and peers are set by other means.
+func (b *Batch) AddKind(l Link, kind string) { b.addLink(l, kind, nil) }
+
 // SetLink changes the fields of l that are set; Index chooses the link. Up
 // brings it up, and nothing takes it down.
 func (b *Batch) SetLink(l Link) {
