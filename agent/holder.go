@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/overlab/overlab/agent/lease"
@@ -11,11 +10,8 @@ import (
 
 // holder gets the node's lease and keeps it.
 type holder struct {
-	store  lease.Store
-	claim  lease.Claim
-	margin time.Duration
-	status *status
-	log    *slog.Logger
+	agent *Agent
+	claim lease.Claim
 	// grants are what was acquired, newest only.
 	grants mailbox[lease.Grant]
 	// again asks for the lease to be acquired again, announce for it to be
@@ -29,9 +25,9 @@ type holder struct {
 // next time to be restored at once.
 const peace = 10 * time.Second
 
-func newHolder(s lease.Store, c lease.Claim, margin time.Duration, st *status, log *slog.Logger) *holder {
+func newHolder(a *Agent, c lease.Claim) *holder {
 	return &holder{
-		store: s, claim: c, margin: margin, status: st, log: log,
+		agent: a, claim: c,
 		grants: newMailbox[lease.Grant](), again: make(chan struct{}, 1), announce: make(chan struct{}, 1),
 		restores: backoff{first: 10 * time.Millisecond, last: 5 * time.Second},
 	}
@@ -60,6 +56,7 @@ func (h *holder) run(ctx context.Context) {
 			return
 		}
 		h.claim.Previous, h.claim.Expires = g.Lease.Key.Subnet, g.TTL > 0
+		h.tellEnd(g.TTL)
 		h.grants.put(g)
 		if !h.keep(ctx, g) {
 			return
@@ -72,18 +69,18 @@ func (h *holder) acquire(ctx context.Context) (lease.Grant, bool) {
 	retry := backoff{first: 20 * time.Millisecond, last: 2 * time.Second}
 	said := ""
 	for {
-		g, err := h.store.Acquire(ctx, h.claim)
+		g, err := h.agent.Store.Acquire(ctx, h.claim)
 		if ctx.Err() != nil {
 			return g, false
 		}
-		h.status.set(topicLease, err)
+		h.agent.status.set(topicLease, err)
 		if err == nil {
-			h.log.Info("lease acquired", "subnet", g.Lease.Key, "publicIP", h.claim.Attrs.PublicIP, "ttl", g.TTL)
+			h.agent.Log.Info("lease acquired", "subnet", g.Lease.Key, "publicIP", h.claim.Attrs.PublicIP, "ttl", g.TTL)
 			return g, true
 		}
 		if err.Error() != said {
 			said = err.Error()
-			h.log.Error("no lease; trying again", "err", err)
+			h.agent.Log.Error("no lease; trying again", "err", err)
 		}
 		if !retry.wait(ctx) {
 			return g, false
@@ -106,13 +103,13 @@ func (h *holder) calm(ctx context.Context) bool {
 
 // announced announces the node, if the store does; false asks to try again.
 func (h *holder) announced(ctx context.Context) bool {
-	a, ok := h.store.(lease.Announcer)
+	a, ok := h.agent.Store.(lease.Announcer)
 	if !ok {
 		return true
 	}
 	err := a.Announce(ctx)
 	if err != nil && ctx.Err() == nil {
-		h.log.Warn("could not announce that the node's network is up; trying again", "err", err)
+		h.agent.Log.Warn("could not announce that the node's network is up; trying again", "err", err)
 	}
 	return err == nil
 }
@@ -141,14 +138,17 @@ func (h *holder) keep(ctx context.Context, g lease.Grant) bool {
 				reannounce.Reset(retry.next())
 			}
 		case <-renewal.C:
-			ttl, err := h.store.Renew(ctx, g.Lease)
+			ttl, err := h.agent.Store.Renew(ctx, g.Lease)
+			h.agent.Observer.Renewed(err)
 			if errors.Is(err, lease.ErrExpired) {
-				h.log.Warn("the lease has expired; acquiring it again", "subnet", g.Lease.Key)
+				h.agent.Log.Warn("the lease has expired; acquiring it again", "subnet", g.Lease.Key)
 				return true
 			}
 			wait := h.untilRenewal(ttl)
-			if err != nil {
-				h.log.Warn("the lease could not be renewed; trying again in a minute", "err", err)
+			if err == nil {
+				h.tellEnd(ttl)
+			} else {
+				h.agent.Log.Warn("the lease could not be renewed; trying again in a minute", "err", err)
 				wait = time.Minute
 			}
 			renewal.Reset(wait)
@@ -157,8 +157,17 @@ func (h *holder) keep(ctx context.Context, g lease.Grant) bool {
 }
 
 func (h *holder) untilRenewal(ttl time.Duration) time.Duration {
-	if ttl <= h.margin {
+	if ttl <= h.agent.RenewMargin {
 		return ttl / 2
 	}
-	return ttl - h.margin
+	return ttl - h.agent.RenewMargin
+}
+
+// tellEnd tells the observer when a lease ends that lives for ttl from now.
+func (h *holder) tellEnd(ttl time.Duration) {
+	var until time.Time
+	if ttl > 0 {
+		until = time.Now().Add(ttl)
+	}
+	h.agent.Observer.Leased(until)
 }

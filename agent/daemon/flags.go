@@ -190,6 +190,12 @@ func (s *settings) check() error {
 	for _, e := range s.endpointList() {
 		refuse(!isEndpoint(e), "--etcd-endpoints: %s is not the URL of an etcd, such as http://127.0.0.1:2379", e)
 	}
+	for _, pair := range [][4]string{
+		{"etcd-certfile", s.certFile, "etcd-keyfile", s.keyFile}, {"etcd-keyfile", s.keyFile, "etcd-certfile", s.certFile},
+		{"etcd-username", s.username, "etcd-password", s.password}, {"etcd-password", s.password, "etcd-username", s.username},
+	} {
+		refuse(pair[1] != "" && pair[3] == "", "--%s is given without --%s: give both, or neither", pair[0], pair[2])
+	}
 	for _, e := range s.ifaceRegex {
 		_, err := regexp.Compile(e)
 		refuse(err != nil, "--iface-regex=%s: %v", e, err)
