@@ -15,7 +15,7 @@ import (
 )
 
 // ownDevice are the kinds and names of the devices of flannel's backends.
-var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^ipip flannel\.ipip$`)
+var ownDevice = regexp.MustCompile(`^vxlan flannel(-v6)?\.[0-9]+$|^ipip flannel\.ipip$`)
 
 // Cleanup removes what agents have left on the node: the devices with all that
 // hangs on them, the underlay interface's routes to other nodes' pods, the

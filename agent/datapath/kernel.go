@@ -114,7 +114,7 @@ func (k *Kernel) Apply(changes []Change) error {
 	var b rtnl.Batch
 	missing := Set[string]{}
 	for _, c := range changes[n:] {
-		if dev := c.Entry.device(); k.index[dev] == 0 {
+		if dev := c.Entry.device(); dev != "" && k.index[dev] == 0 {
 			missing.Add(dev)
 			continue
 		}
@@ -158,7 +158,7 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		}
 		k.index[name] = link.Index
 		if c.Verb == Add {
-			errs = append(errs, quietIPv6(name))
+			errs = append(errs, settleIPv6(name, c.Entry.(Link).Local.Is6()))
 		}
 	}
 	return errors.Join(errs...)
@@ -187,14 +187,21 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 	return errors.Join(errs...)
 }
 
-// quietIPv6 keeps router advertisements that come through the overlay from
-// changing the node's IPv6 routes, as flannel does.
-func quietIPv6(dev string) error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
-	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
-		return nil
+// settleIPv6 keeps router advertisements that come through the overlay from
+// changing the node's IPv6 routes, as flannel does, and lets a device that
+// carries IPv6 have it where new devices do not.
+func settleIPv6(dev string, carries bool) error {
+	set := func(key, value string) error {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/"+key, []byte(value), 0)
+		if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+			return nil
+		}
+		return err
 	}
-	return err
+	if !carries {
+		return set("accept_ra", "0")
+	}
+	return errors.Join(set("accept_ra", "0"), set("disable_ipv6", "0"))
 }
 
 // take follows one notification and reports whether it was about the scope.
@@ -321,15 +328,21 @@ func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {
 	if !ours && state.Table == unix.RT_TABLE_MAIN {
 		k.moved()
 	}
+	if k.scope.contests(state) && !(ours && (m.Type == unix.RTM_NEWROUTE || k.state.Routes.Has(r))) {
+		// A rival came or went, or a hop was added to a route of ours or taken
+		// from it: the notification does not say what is left.
+		k.stale = true
+	}
 	if m.Type == unix.RTM_DELROUTE {
 		had := ours && k.state.Routes.Has(r)
 		delete(k.state.Routes, r)
 		return had, nil
 	}
-	if m.Flags&unix.NLM_F_REPLACE != 0 && state.Table == unix.RT_TABLE_MAIN {
+	if (m.Flags&unix.NLM_F_REPLACE != 0 || state.Dst.Addr().Is6()) && state.Table == unix.RT_TABLE_MAIN {
 		key := routeKey{state.Dst, state.Metric, state.TOS}
 		for other := range k.state.Routes {
-			// It took the place of one of ours, or of another of that key.
+			// It took the place of one of ours, or of another of that key, or
+			// stands beside it.
 			k.stale = k.stale || other.key() == key
 		}
 	}
