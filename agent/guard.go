@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/overlab/overlab/agent/firewall"
@@ -13,51 +14,71 @@ type guard struct {
 	agent *Agent
 	// configs are what the rules are to be, newest only.
 	configs mailbox[firewall.Config]
+	said    string // what the log was told of last
+	// repairing says that the rules were in place before.
+	repairing bool
 }
 
 func newGuard(a *Agent) *guard {
-	if !a.Forward && !a.Masquerade {
+	if !a.guarded() {
 		a.status.set(topicFirewall, nil)
 	}
 	return &guard{agent: a, configs: newMailbox[firewall.Config]()}
 }
 
+// guarded reports whether there are any rules to keep.
+func (a *Agent) guarded() bool { return a.Forward || a.Masquerade }
+
 func (g *guard) run(ctx context.Context) {
-	if !g.agent.Forward && !g.agent.Masquerade {
+	if !g.agent.guarded() {
 		return
 	}
 	ticker := time.NewTicker(g.agent.FirewallResync)
 	defer ticker.Stop()
 	var f *firewall.Firewall
-	said, repairing := "", false
 	for {
+		var answer chan error
 		select {
 		case <-ctx.Done():
 			return
 		case c := <-g.configs.ch:
 			f = firewall.New(c, g.agent.Log)
-			repairing = false
+			g.repairing = false
+		case answer = <-g.agent.rules:
 		case <-ticker.C:
 		}
-		if f == nil {
-			continue
+		err := errNotYet
+		if f != nil {
+			err = g.look(ctx, f)
 		}
-		changed, err := f.Ensure(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		g.agent.status.set(topicFirewall, err)
-		switch {
-		case err != nil && err.Error() != said:
-			said = err.Error()
-			g.agent.Log.Error("the firewall's rules could not be programmed", "err", err)
-		case err == nil && changed && repairing:
-			g.agent.Log.Warn("firewall rules were missing or altered, and are restored", "carrier", f.Carrier())
-		case err == nil && changed:
-			g.agent.Log.Info("firewall rules programmed", "carrier", f.Carrier())
-		}
-		if err == nil {
-			said, repairing = "", true
+		if answer != nil {
+			if err != nil {
+				err = fmt.Errorf("%s: %w", topicFirewall, err)
+			}
+			answer <- err
 		}
 	}
+}
+
+// look puts the rules in place.
+func (g *guard) look(ctx context.Context, f *firewall.Firewall) error {
+	changed, err := f.Ensure(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	g.agent.status.set(topicFirewall, err)
+	switch {
+	case err != nil && err.Error() != g.said:
+		g.said = err.Error()
+		g.agent.Log.Error("the firewall's rules could not be programmed", "err", err)
+	case err == nil && changed && g.repairing:
+		g.agent.Observer.Repaired("firewall")
+		g.agent.Log.Warn("firewall rules were missing or altered, and are restored", "carrier", f.Carrier())
+	case err == nil && changed:
+		g.agent.Log.Info("firewall rules programmed", "carrier", f.Carrier())
+	}
+	if err == nil {
+		g.said, g.repairing = "", true
+	}
+	return err
 }

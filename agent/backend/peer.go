@@ -10,7 +10,9 @@ import (
 
 // Peers returns the leases of other nodes that a backend can serve, and
 // problems, one line each, for those that it cannot. typ is the backend's own
-// BackendType. check is what it asks of a lease besides, and accept is asked
+// BackendType. Where that is empty, a lease cannot be told from a reservation,
+// and both are served, as flannel does it: either says which node's the subnet
+// is. check is what it asks of a lease besides, and accept is asked
 // last, of one that will otherwise be served; both may be nil.
 //
 // Each must be inside the Network and overlap no other: a subnet from elsewhere
@@ -19,7 +21,7 @@ func Peers(c *lease.Config, typ string, u Underlay, own lease.Lease, all []lease
 	subnets := lease.NewSubnets(c)
 	_ = subnets.Take(own.Key.Subnet) // the first, and of this Network
 	for _, l := range lease.OrdinaryFirst(c, all) {
-		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Subnet.IsValid() {
+		if l.Key == own.Key || l.Attrs.BackendType == "" && typ != "" || !l.Key.Subnet.IsValid() {
 			continue // ours, a reservation, or IPv6 alone
 		}
 		err := reachable(l.Attrs, typ, u)
@@ -45,6 +47,8 @@ func Peers(c *lease.Config, typ string, u Underlay, own lease.Lease, all []lease
 func reachable(a lease.Attrs, typ string, u Underlay) error {
 	ip := a.PublicIP
 	switch {
+	case a.BackendType != typ && typ == "":
+		return fmt.Errorf("it is of the backend %s, and this one's leases name none", a.BackendType)
 	case a.BackendType != typ:
 		return fmt.Errorf("it is of the backend %s, not %s", a.BackendType, typ)
 	case !ip.IsValid() || ip == netip.IPv4Unspecified():

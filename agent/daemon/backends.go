@@ -6,14 +6,17 @@ import (
 	"github.com/overlab/overlab/agent/backend/extension"
 	"github.com/overlab/overlab/agent/backend/hostgw"
 	"github.com/overlab/overlab/agent/backend/ipip"
+	"github.com/overlab/overlab/agent/backend/udp"
 	"github.com/overlab/overlab/agent/backend/vxlan"
 	"github.com/overlab/overlab/agent/backend/wireguard"
 	"github.com/overlab/overlab/agent/forwarder"
+	"github.com/overlab/overlab/agent/forwarder/relay"
 )
 
 // engines are what a forwarder may run: one line for each.
 func engines() map[string]forwarder.NewEngine {
 	return map[string]forwarder.NewEngine{
+		relay.UDPKind:  relay.NewUDP,
 		wireguard.Type: wireguard.NewEngine,
 	}
 }
@@ -26,6 +29,7 @@ func backends(forwarders forwarder.Launcher, wireguardKey string) map[string]bac
 		extension.Type: extension.New,
 		hostgw.Type:    hostgw.New,
 		ipip.Type:      ipip.New,
+		udp.Name:       udp.New(forwarders),
 		vxlan.Type:     vxlan.New,
 		wireguard.Type: wireguard.New(wireguard.Options{KeyFile: wireguardKey, Forwarders: forwarders}),
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/overlab/overlab/agent"
 	"github.com/overlab/overlab/agent/forwarder"
-	"github.com/overlab/overlab/agent/lease/etcd"
+	"github.com/overlab/overlab/agent/metrics"
 )
 
 // resync is how often the agent looks at the whole kernel and at subnet.env,
@@ -70,16 +70,19 @@ func forward(ctx context.Context, args []string, stderr io.Writer) int {
 }
 
 func run(ctx context.Context, s *settings, log *slog.Logger) error {
-	store, err := etcd.Open(etcd.Config{
-		Endpoints: s.endpointList(), Prefix: s.prefix, CAFile: s.caFile, CertFile: s.certFile, KeyFile: s.keyFile,
-		Username: s.username, Password: s.password, Log: log,
-	})
+	store, err := openStore(s, log)
 	if err != nil {
 		return err
 	}
 	defer store.Close() // the leases are to stay
+	var observer agent.Observer
+	var shown *metrics.Metrics
+	if s.healthzPort != 0 {
+		shown = metrics.New(version())
+		observer = shown
+	}
 	a := agent.New(agent.Options{
-		Store: store, Backends: backends(forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}, s.wireguardKey),
+		Store: store, Observer: observer, Backends: backends(forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}, s.wireguardKey),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
 		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,
@@ -90,11 +93,14 @@ func run(ctx context.Context, s *settings, log *slog.Logger) error {
 			}
 		},
 	})
-	stop, err := serveHealth(s.healthzIP, s.healthzPort, a.Check, log)
-	if err != nil {
-		return err
+	if shown != nil {
+		shown.Watch(a.Topics)
+		stop, err := serveHealth(s.healthzIP, s.healthzPort, a.Check, shown.Handler(), log)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
-	defer stop()
 	return a.Run(ctx)
 }
 

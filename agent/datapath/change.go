@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,9 @@ type Change struct {
 }
 
 func (c Change) String() string { return c.Entry.command(c.Verb) }
+
+// Kind is what the change is about, in lower case, such as "route".
+func (c Change) Kind() string { return strings.ToLower(reflect.TypeOf(c.Entry).Name()) }
 
 // emit appends the message that makes the change, named as the change prints.
 func (c Change) emit(b *rtnl.Batch, index map[string]int) {
@@ -177,7 +181,7 @@ func (f FDB) command(v Verb) string {
 		s += fmt.Sprintf(" vni %d", f.VNI)
 	}
 	if f.Via != 0 {
-		s += fmt.Sprintf(" via #%d", f.Via)
+		s += fmt.Sprintf(" via if%d", f.Via) // which bridge(8) takes for a name
 	}
 	if f.NotPermanent {
 		return s + " self"

@@ -52,6 +52,14 @@ func NewState() State {
 	}
 }
 
+// Count returns how many entries of each kind there are, by the words of
+// Change.Kind.
+func (s State) Count() map[string]int {
+	return map[string]int{
+		"link": len(s.Links), "addr": len(s.Addrs), "neigh": len(s.Neighs), "fdb": len(s.FDB), "route": len(s.Routes),
+	}
+}
+
 // Link returns the device of that name.
 func (s State) Link(name string) (Link, bool) {
 	for l := range s.Links {

@@ -188,10 +188,13 @@ func (b *Batch) AddIPIP(l Link, local netip.Addr) {
 // as "wireguard", whose keys and peers are set by other means.
 func (b *Batch) AddKind(l Link, kind string) { b.addLink(l, kind, nil) }
 
-// SetLink changes the fields of l that are set; Index chooses the link. Up
-// brings it up, and nothing takes it down.
+// SetLink changes the fields of l that are set; Index chooses the link, and
+// Name only names it in errors. Up brings it up, and nothing takes it down.
 func (b *Batch) SetLink(l Link) {
-	b.begin(unix.RTM_NEWLINK, 0, l.header(), func() string { return fmt.Sprintf("link set %s", l.label()) })
+	label := l.label()
+	b.begin(unix.RTM_NEWLINK, 0, l.header(), func() string { return "link set " + label })
+	// Before Linux 6.2 a name, even its own, is refused to a link that is up.
+	l.Name = ""
 	b.linkAttrs(l)
 	b.end()
 }

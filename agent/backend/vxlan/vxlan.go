@@ -118,6 +118,17 @@ func (v *VXLAN) Adopt(have datapath.State) {
 	}
 }
 
+// Recall keeps the MAC address that peers have in their tables.
+func (v *VXLAN) Recall(last lease.Attrs) {
+	var data leaseData
+	if last.BackendType != Type || json.Unmarshal(last.BackendData, &data) != nil || data.VNI != v.link.VNI {
+		return
+	}
+	if mac, err := datapath.ParseMAC(data.VtepMAC); err == nil {
+		v.link.MAC = mac
+	}
+}
+
 // Data implements backend.Backend.
 func (v *VXLAN) Data() json.RawMessage {
 	raw, _ := json.Marshal(leaseData{VNI: v.link.VNI, VtepMAC: v.link.MAC.String()}) // it always can be
