@@ -13,7 +13,7 @@ import (
 const (
 	// courtesy is how long the one of two new peers waits for the other's
 	// greeting, and courtesyPause the time between two looks for it.
-	courtesy      = 250 * time.Millisecond
+	courtesy      = 100 * time.Millisecond
 	courtesyPause = 10 * time.Millisecond
 )
 
