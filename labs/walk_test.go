@@ -2,6 +2,7 @@ package labs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/term"
 
+	"github.com/overlab/overlab/internal/tuntap"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -158,7 +160,7 @@ func up(t *testing.T, bin string, l Lab) *runningLab {
 	}
 	out, err := lab.command(t.Context(), "up", l.Name).CombinedOutput()
 	if err != nil {
-		if reason := noNamespaces(string(out)); reason != "" {
+		if reason := cmp.Or(noNamespaces(string(out)), noTun(string(out))); reason != "" {
 			t.Skipf("SKIPPED, NOT TESTED: %s", reason)
 		}
 		t.Fatalf("overlab up %s: %v\n%s", l.Name, err, out)
@@ -175,6 +177,15 @@ func up(t *testing.T, bin string, l Lab) *runningLab {
 // from what `overlab up` says.
 func noNamespaces(output string) string {
 	if os.Geteuid() != 0 && strings.Contains(output, "user namespace") {
+		return output
+	}
+	return ""
+}
+
+// noTun tells whether a machine has neither a kernel's device nor a TUN device
+// that this user may use, from what `overlab up` says.
+func noTun(output string) string {
+	if strings.Contains(output, tuntap.Path) {
 		return output
 	}
 	return ""

@@ -20,9 +20,10 @@ const (
 
 // Profiles that the checks belong to.
 const (
-	model = "model"
-	vxlan = "vxlan"
-	ipip  = "ipip"
+	model     = "model"
+	vxlan     = "vxlan"
+	ipip      = "ipip"
+	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
 	// resilience is that of what an overlay must survive.

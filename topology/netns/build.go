@@ -246,7 +246,12 @@ func (l *lab) waitMeshes(ctx context.Context, meshes []*meshWatch) (string, erro
 		return "none: " + l.plan.Network.Backend.Type + " connects no nodes", nil
 	}
 	n := len(meshes)
-	return fmt.Sprintf("%d of %d routes between nodes", n*(n-1), n*(n-1)), nil
+	detail := fmt.Sprintf("%d of %d routes between nodes", n*(n-1), n*(n-1))
+	if l.plan.Network.Backend.Type != "wireguard" {
+		return detail, nil
+	}
+	peers, err := l.waitPeers(ctx)
+	return detail + "; " + peers, err
 }
 
 // count says how many there are of a thing.
