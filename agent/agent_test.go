@@ -370,9 +370,10 @@ func TestOwnLease(t *testing.T) {
 	restored("the overwritten lease comes back")
 }
 
-// TestSamePublicIP is the trap of a NAT interface that has the same address on
+// TestK11SamePublicIP is the trap of a NAT interface that has the same address on
 // every node: the second node must notice, and the first must not suffer.
-func TestSamePublicIP(t *testing.T) {
+// Upstream lets both own one subnet, and the last writer's MAC wins.
+func TestK11SamePublicIP(t *testing.T) {
 	c := newCluster(t, netConf)
 	first := c.node(1, "--public-ip=172.16.1.1").start()
 	first.waitReady()

@@ -335,6 +335,37 @@ func (p *process) wait(t *testing.T) ([]string, error) {
 	return strings.Split(text, "\n"), err
 }
 
+// TestByHandIsOneOverlay: after the exercise's commands the lab passes the
+// checks on every node and between all pairs of pods, and fails them before.
+//
+//	master, overlabd      by-hand, no agent      node, overlabd
+//	  eth0 .1                eth0 .2                eth0 .3
+//	    +-----------------------+----------------------+   172.16.1.0/24
+func TestByHandIsOneOverlay(t *testing.T) {
+	bin := programs(t)
+	need(t)
+	l, err := Find("by-hand")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exercise, err := parseExercise(l.Readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab := up(t, bin, l)
+	judge := func() (string, error) {
+		out, err := lab.command(t.Context(), "test", "--name", lab.name).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := judge(); err == nil {
+		t.Errorf("before the commands it is no overlay of three nodes, and passes:\n%s", out)
+	}
+	lab.run(t, exercise.steps)
+	if out, err := judge(); err != nil {
+		t.Errorf("overlab test: %v\n%s", err, out)
+	}
+}
+
 // Every article's command is in its exercise, known without a lab.
 func TestExercisesFollowTheArticles(t *testing.T) {
 	for _, l := range All() {

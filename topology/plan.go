@@ -197,6 +197,8 @@ type Agent struct {
 	Underlay string `json:"underlay"`
 	// IPMasq asks for masquerading of what leaves the overlay.
 	IPMasq bool `json:"ipMasq"`
+	// ByHand says that no agent runs on the node.
+	ByHand bool `json:"byHand,omitempty"`
 }
 
 // Pod is one pod.

@@ -243,6 +243,8 @@ type AgentSpec struct {
 	PublicIP netip.Addr `json:"publicIP,omitempty"`
 	// Whether what leaves the overlay is masqueraded; true when left out.
 	IPMasq *bool `json:"ipMasq,omitempty"`
+	// Whether no agent runs, and the node is programmed by hand; false when left out. Its pods are wired all the same.
+	ByHand *bool `json:"byHand,omitempty"`
 }
 
 // StoreSpec is where the agents' leases live.

@@ -61,6 +61,17 @@ func nodeNames(p *topology.Plan) []string {
 	return names
 }
 
+// withAgents are the nodes on which an agent runs.
+func withAgents(p *topology.Plan) []*topology.Node {
+	var out []*topology.Node
+	for i := range p.Nodes {
+		if !p.Nodes[i].Agent.ByHand {
+			out = append(out, &p.Nodes[i])
+		}
+	}
+	return out
+}
+
 func podNames(p *topology.Plan) []string {
 	names := make([]string, len(p.Pods))
 	for i, pod := range p.Pods {

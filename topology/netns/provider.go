@@ -76,7 +76,7 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 	}
 	errs = append(errs, samePublicIP(plan)...)
 	errs = append(errs, p.checkPlugins(plan))
-	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 })
+	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 && !n.Agent.ByHand })
 	if bundled && p.Programs["overlabd"] == "" {
 		errs = append(errs, errors.New("overlabd is neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`"))
 	}
