@@ -87,12 +87,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	warnWithoutForwarding(a.Log)
 
 	config, err := a.configure(ctx)
 	if err != nil {
 		return ended(ctx, err)
 	}
+	warnWithoutForwarding(config, a.Log)
 	self, err := a.introduce(ctx, config)
 	if err != nil {
 		return ended(ctx, err)
@@ -106,8 +106,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	snapshots := newMailbox[lease.Snapshot]()
 	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
 	claim := lease.Claim{
-		Config: config, Previous: previousSubnet(a.SubnetFile, config),
-		Attrs: lease.Attrs{PublicIP: node.underlay.PublicIP, BackendType: node.backend.Type(), BackendData: node.backend.Data()},
+		Config: config, Previous: previousKey(a.SubnetFile, config), Attrs: node.attrs(),
 	}
 	h := newHolder(a, claim)
 	running.Go(func() { h.run(ctx) })
@@ -133,6 +132,18 @@ type node struct {
 	segment  *segment
 }
 
+// attrs is what the node publishes.
+func (n *node) attrs() lease.Attrs {
+	a := lease.Attrs{
+		PublicIP: n.underlay.PublicIP, PublicIPv6: n.underlay.PublicIPv6,
+		BackendType: n.backend.Type(), BackendData: n.backend.Data(),
+	}
+	if v6, ok := n.backend.(backend.DataV6); ok {
+		a.BackendV6Data = v6.DataV6()
+	}
+	return a
+}
+
 func (n *node) close() error { return errors.Join(n.kernel.Close(), n.segment.close()) }
 
 // configure waits for a network configuration, as flannel does: for ever.
@@ -147,7 +158,9 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 		}
 		a.status.set(topicConfig, err)
 		if err == nil {
-			a.Log.Info("network configuration", "network", config.Network, "backend", config.BackendType)
+			for _, f := range config.Families() {
+				a.Log.Info("network configuration", "network", config.Range(f).Network, "backend", config.BackendType)
+			}
 			return config, nil
 		}
 		if ctx.Err() != nil {
@@ -171,14 +184,13 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Sel
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
 			strings.Join(slices.Sorted(maps.Keys(a.Backends)), ", "))
 	}
-	if config.EnableIPv6 {
-		return nil, errors.New("IPv6 (EnableIPv6 in the network configuration) is not in this build")
-	}
-	under, err := chooseUnderlay(instructed(a.Underlay, self))
+	under, err := chooseUnderlay(config, instructed(a.Underlay, self))
 	if err != nil {
 		return nil, err
 	}
-	a.Log.Info("underlay", "interface", under.Name, "address", under.Address, "publicIP", under.PublicIP, "mtu", under.MTU)
+	for _, f := range config.Families() {
+		a.Log.Info("underlay", "interface", under.Name, "address", under.Own(f), "publicIP", under.Public(f), "mtu", under.MTU)
+	}
 	segment, err := newSegment(under.Name)
 	if err != nil {
 		return nil, err
@@ -229,7 +241,7 @@ func explainKind(err error, want datapath.State) error {
 	return err
 }
 
-func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
+func chooseUnderlay(config *lease.Config, o underlay.Options) (backend.Underlay, error) {
 	conn, err := rtnl.Dial()
 	if err != nil {
 		return backend.Underlay{}, err
@@ -239,7 +251,7 @@ func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
 	if err != nil {
 		return backend.Underlay{}, err
 	}
-	return underlay.Select(facts, o)
+	return underlay.Select(facts, config.Families(), o)
 }
 
 // Check says why the node is not ready, and nil when it is: the kernel, the
@@ -277,11 +289,14 @@ func ask(ctx context.Context, questions chan<- chan error, t topic) error {
 // was when it was last looked at: nil is well.
 func (a *Agent) Topics() map[string]error { return a.status.all() }
 
-// warnWithoutForwarding: flannel, too, leaves that switch to the host.
-func warnWithoutForwarding(log *slog.Logger) {
-	const path = "/proc/sys/net/ipv4/ip_forward"
-	if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == "0" {
-		log.Warn("the kernel forwards no IPv4 packets: pods will not reach other nodes", "mend", "sysctl -w net.ipv4.ip_forward=1")
+// warnWithoutForwarding: flannel, too, leaves these switches to the host.
+func warnWithoutForwarding(config *lease.Config, log *slog.Logger) {
+	for _, f := range config.Families() {
+		key := map[lease.Family]string{lease.IPv4: "net/ipv4/ip_forward", lease.IPv6: "net/ipv6/conf/all/forwarding"}[f]
+		if b, err := os.ReadFile("/proc/sys/" + key); err == nil && strings.TrimSpace(string(b)) == "0" {
+			log.Warn("the kernel forwards no packets of "+f.String()+": pods will not reach other nodes",
+				"mend", "sysctl -w "+strings.ReplaceAll(key, "/", ".")+"=1")
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // ownDevice are the kinds and names of the devices of flannel's backends.
-var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^(ipip|tun) flannel\.ipip$|^tun flannel0$|^(wireguard|tun) flannel-wg$`)
+var ownDevice = regexp.MustCompile(`^vxlan flannel(-v6)?\.[0-9]+$|^(ipip|tun) flannel\.ipip$|^tun flannel0$|^(wireguard|tun) flannel-wg$`)
 
 // Cleanup removes what agents have left on the node: the forwarders, the
 // devices with all that hangs on them, the underlay interface's routes to other

@@ -55,7 +55,7 @@ func (h *holder) run(ctx context.Context) {
 		if !ok {
 			return
 		}
-		h.claim.Previous, h.claim.Expires = g.Lease.Key.Subnet, g.TTL > 0
+		h.claim.Previous, h.claim.Expires = g.Lease.Key, g.TTL > 0
 		h.tellEnd(g.TTL)
 		h.grants.put(g)
 		if !h.keep(ctx, g) {
@@ -75,7 +75,7 @@ func (h *holder) acquire(ctx context.Context) (lease.Grant, bool) {
 		}
 		h.agent.status.set(topicLease, err)
 		if err == nil {
-			h.agent.Log.Info("lease acquired", "subnet", g.Lease.Key, "publicIP", h.claim.Attrs.PublicIP, "ttl", g.TTL)
+			h.agent.Log.Info("lease acquired", "subnet", g.Lease.Key, "publicIP", h.claim.Config.Identity(h.claim.Attrs), "ttl", g.TTL)
 			return g, true
 		}
 		if err.Error() != said {

@@ -148,7 +148,7 @@ func (l *loop) takeGrant(g lease.Grant) {
 	case l.own == nil && g.Replaced != nil && g.Replaced.BackendType != "":
 		l.claimedOver = g.Replaced
 		l.agent.Log.Warn("the lease carried another VTEP: this node was set up anew, or another node has the same PublicIP",
-			"publicIP", g.Lease.Attrs.PublicIP, "before", string(g.Replaced.BackendData), "now", string(g.Lease.Attrs.BackendData))
+			"publicIP", l.config.Identity(g.Lease.Attrs), "before", vteps(*g.Replaced), "now", vteps(g.Lease.Attrs))
 	case l.own != nil && l.own.Lease.Key != g.Lease.Key:
 		l.agent.Log.Error("the node has lost its subnet and got another; pods keep addresses of the old one until they are made anew",
 			"was", l.own.Lease.Key, "is", g.Lease.Key)
@@ -176,10 +176,14 @@ func (l *loop) publish() {
 	}
 	l.published = l.own.Lease.Key
 	l.writeSubnetFile()
-	l.guard.configs.put(firewall.Config{
-		Network: l.config.Network, Subnet: l.published.Subnet, NFTables: l.config.EnableNFTables,
-		Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
-	})
+	var configs []firewall.Config
+	for _, f := range l.config.Families() {
+		configs = append(configs, firewall.Config{
+			Network: l.config.Range(f).Network, Subnet: l.published.Of(f), NFTables: l.config.EnableNFTables,
+			Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
+		})
+	}
+	l.guard.configs.put(configs)
 }
 
 // watchOwn looks after our own key in the store: whoever deletes or overwrites
@@ -210,20 +214,26 @@ func (l *loop) watchOwn() {
 // came later then knows that the other lives, and gives in.
 func (l *loop) contend(now lease.Lease) {
 	own := l.own.Lease
+	ours, theirs := l.config.Identity(own.Attrs), l.config.Identity(now.Attrs)
 	switch {
 	case l.own.Bound:
-		l.agent.Log.Warn("the lease was overwritten in the store; writing it again", "subnet", own.Key, "publicIP", now.Attrs.PublicIP, "data", string(now.Attrs.BackendData))
+		l.agent.Log.Warn("the lease was overwritten in the store; writing it again", "subnet", own.Key, "publicIP", theirs, "data", vteps(now.Attrs))
 		l.holder.reacquire()
-	case now.Attrs.PublicIP != own.Attrs.PublicIP:
-		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, now.Attrs.PublicIP))
+	case theirs != ours:
+		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, theirs))
 	case l.claimedOver != nil && now.Attrs.Equal(*l.claimedOver):
 		l.report(topicLease, fmt.Errorf("another running agent has the same PublicIP %s, with %s; give this node an address of its own with --iface or --public-ip",
-			own.Attrs.PublicIP, now.Attrs.BackendData))
+			ours, vteps(now.Attrs)))
 	default:
 		l.agent.Log.Error("another agent with the same PublicIP has overwritten the lease; writing it again",
-			"subnet", own.Key, "other", string(now.Attrs.BackendData))
+			"subnet", own.Key, "other", vteps(now.Attrs))
 		l.holder.reacquire()
 	}
+}
+
+// vteps is what a lease says of the backend, of both families.
+func vteps(a lease.Attrs) string {
+	return strings.TrimSpace(string(a.BackendData) + " " + string(a.BackendV6Data))
 }
 
 // report records how a topic is, and logs what is new about it.
@@ -408,9 +418,7 @@ func (l *loop) writeSubnetFile() {
 	if l.published == (lease.Key{}) {
 		return
 	}
-	env := subnetEnv{
-		network: l.config.Network, subnet: l.published.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
-	}
+	env := subnetEnv{config: l.config, key: l.published, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade}
 	changed, err := env.write(l.agent.SubnetFile)
 	if err == nil {
 		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)

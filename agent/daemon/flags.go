@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/overlab/overlab/agent/backend/wireguard"
+	"github.com/overlab/overlab/agent/lease"
 	"github.com/overlab/overlab/agent/lease/kube"
 	"github.com/overlab/overlab/agent/underlay"
 )
@@ -202,11 +203,13 @@ func (s *settings) check() error {
 	}
 	refuse(s.kube && s.netConfPath == "", "--net-config-path is empty: with --kube-subnet-mgr the network's configuration is a file")
 	refuse(s.blackhole, "--ip-blackhole-route is not in this build")
-	refuse(s.publicIPv6 != "", "--public-ipv6: IPv6 is not in this build")
-	for _, f := range []struct{ name, value string }{{"public-ip", s.publicIP}, {"iface-can-reach", s.canReach}} {
-		a, err := netip.ParseAddr(f.value)
-		refuse(f.value != "" && (err != nil || !a.Is4()), "--%s=%s is not an IPv4 address", f.name, f.value)
-	}
+	a, err := netip.ParseAddr(s.publicIP)
+	refuse(s.publicIP != "" && (err != nil || !a.Is4()), "--public-ip=%s is not an IPv4 address", s.publicIP)
+	a, err = netip.ParseAddr(s.publicIPv6)
+	refuse(s.publicIPv6 != "" && (err != nil || !lease.IPv6.Has(a)), "--public-ipv6=%s is not an IPv6 address", s.publicIPv6)
+	refuse(err == nil && a.IsLinkLocalUnicast(), "--public-ipv6=%s is link-local, and peers need a global address to send to", s.publicIPv6)
+	_, err = netip.ParseAddr(s.canReach)
+	refuse(s.canReach != "" && err != nil, "--iface-can-reach=%s is not an IP address", s.canReach)
 	return errors.Join(errs...)
 }
 
@@ -233,6 +236,7 @@ func isEndpoint(s string) bool {
 func (s *settings) underlay() underlay.Options {
 	o := underlay.Options{Iface: s.iface, IfaceRegex: s.ifaceRegex}
 	o.PublicIP, _ = netip.ParseAddr(s.publicIP) // checked; empty is none
+	o.PublicIPv6, _ = netip.ParseAddr(s.publicIPv6)
 	o.CanReach, _ = netip.ParseAddr(s.canReach)
 	return o
 }

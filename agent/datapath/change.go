@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"strings"
 
@@ -210,7 +211,9 @@ func (r Route) command(v Verb) string {
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %s", r.Via)
 	}
-	s += " dev " + r.Dev
+	if r.Dev != "" { // a route of several hops has none
+		s += " dev " + r.Dev
+	}
 	if r.Metric != 0 {
 		s += fmt.Sprintf(" metric %d", r.Metric)
 	}
@@ -230,5 +233,17 @@ func (r Route) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 		b.Tolerate(unix.ESRCH, unix.ENODEV)
 		return
 	}
+	if !r.Onlink || !r.Dst.Addr().Is6() {
+		b.AddRoute(route)
+		return
+	}
+	// The kernel looks an IPv6 next hop up even where it is onlink, and refuses
+	// it if any route but the default one, however wide, leads there by another
+	// device. For the moment of the check there is a narrower one.
+	pass := rtnl.Route{Dst: netip.PrefixFrom(r.Via, r.Via.BitLen()), Dev: route.Dev}
+	b.AddRoute(pass)
 	b.AddRoute(route)
+	b.Describe(func() string { return r.command(Add) })
+	b.DelRoute(pass)
+	b.Tolerate(unix.ESRCH, unix.ENODEV)
 }

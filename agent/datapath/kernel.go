@@ -116,7 +116,7 @@ func (k *Kernel) Apply(changes []Change) error {
 	var b rtnl.Batch
 	missing := Set[string]{}
 	for _, c := range changes[n:] {
-		if dev := c.Entry.device(); k.index[dev] == 0 {
+		if dev := c.Entry.device(); dev != "" && k.index[dev] == 0 {
 			missing.Add(dev)
 			continue
 		}
@@ -169,7 +169,7 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		}
 		k.index[name] = link.Index
 		if c.Verb == Add {
-			errs = append(errs, quietIPv6(name))
+			errs = append(errs, settleIPv6(name, c.Entry.(Link).Local.Is6()))
 		}
 	}
 	return errors.Join(errs...)
@@ -219,9 +219,16 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 	return errors.Join(errs...)
 }
 
-// quietIPv6 keeps router advertisements that come through the overlay from
-// changing the node's IPv6 routes, as flannel does.
-func quietIPv6(dev string) error { return writeIPv6(dev, "accept_ra", "0") }
+// settleIPv6 keeps router advertisements that come through the overlay from
+// changing the node's IPv6 routes, as flannel does, and lets a device that
+// carries IPv6 have it where new devices do not.
+func settleIPv6(dev string, carries bool) error {
+	err := writeIPv6(dev, "accept_ra", "0")
+	if carries {
+		err = errors.Join(err, writeIPv6(dev, "disable_ipv6", "0"))
+	}
+	return err
+}
 
 // writeIPv6 writes one of the device's settings for IPv6.
 func writeIPv6(dev, setting, value string) error {
@@ -356,15 +363,21 @@ func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {
 	if !ours && state.Table == unix.RT_TABLE_MAIN {
 		k.moved()
 	}
+	if k.scope.contests(state) && !(ours && (m.Type == unix.RTM_NEWROUTE || k.state.Routes.Has(r))) {
+		// A rival came or went, or a hop was added to a route of ours or taken
+		// from it: the notification does not say what is left.
+		k.stale = true
+	}
 	if m.Type == unix.RTM_DELROUTE {
 		had := ours && k.state.Routes.Has(r)
 		delete(k.state.Routes, r)
 		return had, nil
 	}
-	if m.Flags&unix.NLM_F_REPLACE != 0 && state.Table == unix.RT_TABLE_MAIN {
+	if (m.Flags&unix.NLM_F_REPLACE != 0 || state.Dst.Addr().Is6()) && state.Table == unix.RT_TABLE_MAIN {
 		key := routeKey{state.Dst, state.Metric, state.TOS}
 		for other := range k.state.Routes {
-			// It took the place of one of ours, or of another of that key.
+			// It took the place of one of ours, or of another of that key, or
+			// stands beside it.
 			k.stale = k.stale || other.key() == key
 		}
 	}

@@ -39,6 +39,10 @@ type State struct {
 	// Routes holds the main table's routes that leave through the devices, and
 	// the owned ones of another.
 	Routes Set[Route]
+	// Rivals are IPv6 routes of others (see Scope.Contested). They are removed
+	// where a wanted route has their key, and else let be; no wanted state has
+	// any.
+	Rivals Set[Route]
 }
 
 // NewState returns an empty state.
@@ -49,6 +53,7 @@ func NewState() State {
 		Neighs: map[NeighKey]MAC{},
 		FDB:    Set[FDB]{},
 		Routes: Set[Route]{},
+		Rivals: Set[Route]{},
 	}
 }
 
@@ -190,8 +195,9 @@ type Route struct {
 	Other string
 }
 
-// routeKey is what the kernel tells routes of one table apart by: a second
-// route of the same key replaces the first, or is appended behind it.
+// routeKey is what the kernel tells IPv4 routes of one table apart by: a second
+// route of the same key replaces the first, or is appended behind it. In IPv6
+// it may also stand beside the first, or be a second hop of it.
 type routeKey struct {
 	dst    netip.Prefix
 	metric int

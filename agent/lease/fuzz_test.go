@@ -97,43 +97,58 @@ func FuzzParseConfig(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c, err := ParseConfig(raw)
-		if err != nil || !c.EnableIPv4 {
+		if err != nil {
 			return
 		}
-		checkExplicit(t, raw, c)
+		if c.EnableIPv4 && !c.EnableIPv6 {
+			checkExplicit(t, raw, c)
+		}
 		got, err := Allocate(Claim{Config: c}, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", raw, err)
 		}
-		set := NewSubnets(c)
-		var taken []Lease
-		for _, p := range got {
-			if !c.allows(p) || !c.Network.Contains(p.Addr()) || p.Bits() != c.SubnetLen {
-				t.Errorf("%s allocates %s", raw, p)
-			}
-			if err := set.Take(p); err != nil {
-				t.Errorf("%s: %v", raw, err)
-			}
-			if k, err := ParseKey(Key{Subnet: p}.String()); err != nil || k.Subnet != p {
-				t.Errorf("%s allocates %s, whose key is %v (%v)", raw, p, k, err)
-			}
-			taken = append(taken, Lease{Key: Key{Subnet: p}})
-		}
+		taken := checkKeys(t, c, got, nil)
 		last := len(taken) - 1
-		claim := Claim{Config: c, Previous: taken[last].Key.Subnet}
+		claim := Claim{Config: c, Previous: taken[last].Key}
 		if got, err := Allocate(claim, taken[:last]); err != nil || len(got) != 1 || got[0] != claim.Previous {
-			t.Errorf("%s: the previous subnet %s is free, and %v is offered (%v)", raw, claim.Previous, got, err)
+			t.Errorf("%s: the previous key %s is free, and %v is offered (%v)", raw, claim.Previous, got, err)
 		}
 		more, err := Allocate(Claim{Config: c}, taken)
-		if size := uint64(1) << (32 - c.SubnetLen); err != nil && (toInt(c.SubnetMax)-toInt(c.SubnetMin))/size+1 > uint64(len(taken)) {
-			t.Errorf("%s: %v after %d subnets", raw, err, len(taken))
-		}
-		for _, p := range more {
-			if err := set.Take(p); err != nil {
-				t.Errorf("%s: %v", raw, err)
-			}
+		if err == nil {
+			checkKeys(t, c, more, taken)
 		}
 	})
+}
+
+// checkKeys checks that keys are the configuration's to give, that their
+// spelling can be read, and that no two, nor one and a taken one, share a
+// subnet. It returns their leases.
+func checkKeys(t *testing.T, c *Config, keys []Key, taken []Lease) []Lease {
+	t.Helper()
+	for _, f := range c.Families() {
+		set := NewSubnets(c, f)
+		for _, l := range taken {
+			if err := set.Take(l.Key.Of(f)); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, k := range keys {
+			if err := set.Take(k.Of(f)); err != nil {
+				t.Errorf("%s is given: %v", k, err)
+			}
+		}
+	}
+	var out []Lease
+	for _, k := range keys {
+		if !c.allows(k) {
+			t.Errorf("%+v gives %s", c, k)
+		}
+		if again, err := ParseKey(k.String()); err != nil || again != k {
+			t.Errorf("%s is read as %v (%v)", k, again, err)
+		}
+		out = append(out, Lease{Key: k})
+	}
+	return out
 }
 
 // checkExplicit writes the configuration's IPv4 part out and reads it again.

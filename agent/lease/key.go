@@ -18,6 +18,11 @@ type Key struct {
 	Subnet6 netip.Prefix
 }
 
+// Overlaps reports whether two keys have addresses of some family in common.
+func (k Key) Overlaps(other Key) bool {
+	return k.Subnet.Overlaps(other.Subnet) || k.Subnet6.Overlaps(other.Subnet6)
+}
+
 // String returns flannel's spelling: "10.244.1.0-24", and with two families
 // "10.244.1.0-24&fd00:1::-64".
 func (k Key) String() string {

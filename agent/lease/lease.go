@@ -19,13 +19,14 @@ const TTL = 24 * time.Hour
 
 // Attrs is the value of a lease, in flannel's JSON (pkg/lease/lease.go).
 type Attrs struct {
-	// PublicIP is where the node's peers send encapsulated packets.
+	// PublicIP is where the node's peers send encapsulated packets; 0.0.0.0 in
+	// the JSON, and unset here, of a node with IPv6 alone.
 	PublicIP netip.Addr
-	// PublicIPv6 is the same of a dual-stack node; null where there is none.
+	// PublicIPv6 is the same for packets over IPv6; null where there is none.
 	PublicIPv6 netip.Addr
 	// BackendType is the backend's lower-case name; empty in a reservation.
 	BackendType string
-	// BackendData and BackendV6Data are the backend's own.
+	// BackendData and BackendV6Data are the backend's own, one for each family.
 	BackendData, BackendV6Data json.RawMessage
 }
 
@@ -67,6 +68,8 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 		out.PublicIP, err = netip.ParseAddr(in.PublicIP)
 		if err != nil || !out.PublicIP.Is4() {
 			errs = append(errs, fmt.Errorf("PublicIP %q is not an IPv4 address", in.PublicIP))
+		} else if out.PublicIP.IsUnspecified() {
+			out.PublicIP = netip.Addr{}
 		}
 		if out.PublicIP == netip.IPv4Unspecified() {
 			out.PublicIP = netip.Addr{} // how flannel writes that there is none
@@ -149,8 +152,8 @@ func (s Snapshot) Find(k Key) (Lease, bool) {
 type Claim struct {
 	Config *Config
 	Attrs  Attrs
-	// Previous is the subnet that the node had before, if it remembers one.
-	Previous netip.Prefix
+	// Previous are the subnets that the node had before, as far as it remembers.
+	Previous Key
 	// Expires says that the node had it by a lease that expires. A key without
 	// one is then not a reservation: somebody has written over it.
 	Expires bool
@@ -175,7 +178,7 @@ type Store interface {
 	// ErrNoConfig where there is none yet.
 	NetConf(ctx context.Context) ([]byte, error)
 	// Acquire publishes the node's attributes under a subnet of its own: the
-	// one that it holds already, or one reserved for its PublicIP, or its
+	// one that it holds already, or one reserved for its Identity, or its
 	// previous one, or a free one. It tries again when another node wins the
 	// same subnet.
 	Acquire(ctx context.Context, c Claim) (Grant, error)

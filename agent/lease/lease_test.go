@@ -123,7 +123,7 @@ func TestParseConfig(t *testing.T) {
 		`{"Network":"10.5.0.0/16","Backend":{"VNI":1}}`:                                         {err: "field Backend has no Type"},
 		`{"Network":"10.5.0.0/16","Backend":[]}`:                                                {err: "field Backend: json"},
 		`{"EnableIPv4":false,` + vxlan + `}`:                                                    {err: "no address family is left"},
-		`{"Network":"10.5.0.0/16","EnableIPv6":true,` + vxlan + `}`:                             {err: `IPv6Network "" is not an IPv6 network`},
+		`{"Network":"10.5.0.0/16","EnableIPv6":true,` + vxlan + `}`:                             {err: `field IPv6Network is missing: an IPv6 network`},
 		`{"Network":"10.5.0.0/40",` + vxlan + `}`:                                               {err: `"10.5.0.0/40" is not`},
 		`{"Network":"10.5.0.0/16"`:                                                              {err: "unexpected end of JSON"},
 	}
@@ -166,10 +166,10 @@ func TestAllocate(t *testing.T) {
 		"previous is not allowed": {previous: prefix("10.5.20.0/24"), want: "10.5.10.0/24 10.5.11.0/24 10.5.12.0/24 10.5.13.0/24"},
 		"all taken":               {leases: []Lease{lease("10.5.0.0/16")}, want: "out of subnets: every /24 from 10.5.10.0 to 10.5.13.0 is taken"},
 	} {
-		subnets, err := Allocate(Claim{Config: config, Previous: tt.previous}, tt.leases)
+		subnets, err := Allocate(Claim{Config: config, Previous: Key{Subnet: tt.previous}}, tt.leases)
 		var got []string
 		for _, s := range subnets {
-			got = append(got, s.String())
+			got = append(got, s.Subnet.String())
 		}
 		if err != nil {
 			got = []string{err.Error()}
@@ -182,7 +182,7 @@ func TestAllocate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if subnets, err := Allocate(Claim{Config: wide}, nil); err != nil || len(subnets) != candidates || subnets[0] != prefix("10.0.1.0/24") {
+	if subnets, err := Allocate(Claim{Config: wide}, nil); err != nil || len(subnets) != candidates || subnets[0] != (Key{Subnet: prefix("10.0.1.0/24")}) {
 		t.Errorf("%d candidates from %v (%v)", len(subnets), subnets[0], err)
 	}
 }
@@ -200,7 +200,7 @@ func TestOwn(t *testing.T) {
 		lease("10.5.1.0/24", other), lease("10.5.2.0/24", mine), lease("10.5.3.0/24", mine), lease("10.6.3.0/24", mine), lease("10.5.4.0/25", mine),
 	}
 	for previous, want := range map[string]string{"10.5.3.0/24": "10.5.3.0-24", "10.5.1.0/24": "10.5.2.0-24"} {
-		own, stale := Own(Claim{Config: config, Attrs: Attrs{PublicIP: mine}, Previous: prefix(previous)}, leases)
+		own, stale := Own(Claim{Config: config, Attrs: Attrs{PublicIP: mine}, Previous: Key{Subnet: prefix(previous)}}, leases)
 		if own == nil || own.Key.String() != want || len(stale) != 2 {
 			t.Errorf("previous %s: own %v, stale %v", previous, own, stale)
 		}

@@ -353,6 +353,9 @@ func (m Message) Route() (RouteState, error) {
 		return r, fmt.Errorf("read route: %w", err)
 	}
 	r.Dst = netip.PrefixFrom(dst, int(h[1]))
+	if h[0] == unix.AF_INET6 && r.Metric == defaultMetric6 {
+		r.Metric = 0
+	}
 	return r, nil
 }
 
