@@ -34,10 +34,13 @@ const (
 	LayerICMP
 	LayerVXLAN
 	LayerIPIP
+	// LayerRawIP is an IPv4 packet that is the whole of a UDP datagram, as
+	// flannel's udp backend sends it.
+	LayerRawIP
 )
 
-// A Packet is a decoded frame. Where it holds VXLAN or IP in IP, Headers are
-// the outer ones and Inner is what the tunnel carries.
+// A Packet is a decoded frame. Where it holds VXLAN, IP in IP or IP in UDP,
+// Headers are the outer ones and Inner is what the tunnel carries.
 type Packet struct {
 	Headers
 	VXLAN VXLAN
@@ -47,8 +50,11 @@ type Packet struct {
 // Encapsulated reports whether a VXLAN header was decoded.
 func (p *Packet) Encapsulated() bool { return p.Has(LayerVXLAN) }
 
-// Tunnelled reports whether the packet carries another, in VXLAN or in IP.
-func (p *Packet) Tunnelled() bool { return p.Encapsulated() || p.Has(LayerIPIP) }
+// Tunnelled reports whether the packet carries another, in VXLAN, in IP or in
+// UDP.
+func (p *Packet) Tunnelled() bool {
+	return p.Encapsulated() || p.Has(LayerIPIP) || p.Has(LayerRawIP)
+}
 
 // Innermost returns the inner headers of a tunnelled packet, and the only ones
 // of any other.
@@ -134,10 +140,16 @@ type VXLAN struct {
 }
 
 // Decode reads an Ethernet frame. A UDP datagram to vxlanPort is taken for
-// VXLAN. It never fails: what is cut short or unknown ends in Payload.
+// VXLAN, and one to any port for an IPv4 packet if it is exactly one. It never fails: what is cut short or unknown ends in Payload.
 func Decode(frame []byte, vxlanPort uint16) Packet {
 	var p Packet
 	p.decode(frame)
+	if p.Has(LayerUDP) && p.IP.Offset == 0 && isIPv4(p.Payload) {
+		p.Layers |= LayerRawIP
+		p.Inner.Payload = p.Payload
+		p.Inner.decodeIPv4(p.Payload)
+		return p
+	}
 	if p.Has(LayerUDP) && p.IP.Offset == 0 && p.UDP.Dst == vxlanPort && len(p.Payload) >= 8 {
 		b := p.Payload
 		p.VXLAN = VXLAN{
@@ -155,6 +167,23 @@ func Decode(frame []byte, vxlanPort uint16) Packet {
 		p.Inner.decodeIPv4(p.Payload)
 	}
 	return p
+}
+
+// isIPv4 reports whether b is one IPv4 packet, no more and no less, whose
+// header has the right checksum.
+func isIPv4(b []byte) bool {
+	if len(b) < 20 || b[0]>>4 != 4 || int(binary.BigEndian.Uint16(b[2:])) != len(b) {
+		return false
+	}
+	size := int(b[0]&15) * 4
+	if size < 20 || size > len(b) {
+		return false
+	}
+	var sum uint32
+	for i := 0; i < size; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	return sum%0xffff == 0 && sum != 0
 }
 
 func (h *Headers) decode(b []byte) {

@@ -17,7 +17,7 @@ func (p *Packet) Lines() []string {
 		lines[len(lines)-1] += " " + p.VXLAN.String()
 		lines = append(lines, p.Inner.lines()...)
 	}
-	if p.Has(LayerIPIP) && p.Inner.Has(LayerIPv4) {
+	if (p.Has(LayerIPIP) || p.Has(LayerRawIP)) && p.Inner.Has(LayerIPv4) {
 		lines = append(lines, p.Inner.lines()...)
 	}
 	return lines

@@ -51,6 +51,23 @@ func BeIPIP(src, dst netip.Addr) Explainer {
 	}
 }
 
+// CarryIPv4 matches a capture.Packet that is an IPv4 packet in UDP, as flannel's
+// udp backend sends it, between these outer addresses and from and to this port.
+func CarryIPv4(src, dst netip.Addr, port int) Explainer {
+	return of[capture.Packet]{
+		expected: fmt.Sprintf("IPv4 in UDP %s.%d > %s.%d", src, port, dst, port),
+		ok: func(p *capture.Packet) bool {
+			return p.Has(capture.LayerRawIP) && p.IP.Src == src && p.IP.Dst == dst && int(p.UDP.Src) == port && int(p.UDP.Dst) == port
+		},
+		seen: func(p *capture.Packet) string {
+			if p.Has(capture.LayerRawIP) {
+				return fmt.Sprintf("IPv4 in UDP %s.%d > %s.%d", p.IP.Src, p.UDP.Src, p.IP.Dst, p.UDP.Dst)
+			}
+			return brief(p)
+		},
+	}
+}
+
 // BeWireGuard matches a capture.Packet that is a message of WireGuard, of any
 // type, between these outer addresses and to this port.
 func BeWireGuard(src, dst netip.Addr, port int) Explainer {

@@ -39,6 +39,8 @@ const (
 	HostGW Feature = "host-gw backend"
 	// IPIP: the backend is ipip, and takes every packet between nodes.
 	IPIP Feature = "ipip backend without DirectRouting"
+	// UDP: the backend is udp, whose proxies count as hops.
+	UDP Feature = "udp backend"
 	// WireGuard: the backend is wireguard.
 	WireGuard Feature = "wireguard backend"
 	// DirectRouting: the backend is vxlan, and leaves it out on one segment.
@@ -101,6 +103,7 @@ func Features(p *topology.Plan) []Feature {
 		{Connects, b.Connects()},
 		{HostGW, b.Type == "host-gw"},
 		{IPIP, b.Type == "ipip" && !b.DirectRouting},
+		{UDP, b.Type == "udp"},
 		{WireGuard, b.Type == "wireguard"},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},

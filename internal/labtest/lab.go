@@ -42,7 +42,7 @@ type Namespace struct {
 func Up(tb testing.TB, p *topology.Plan) *Lab {
 	tb.Helper()
 	nstest.Require(tb)
-	if p.Network.Backend.Type == "wireguard" {
+	if t := p.Network.Backend.Type; t == "wireguard" || t == "udp" {
 		tuntest.Require(tb)
 	}
 	l, err := Build(p)
@@ -104,8 +104,13 @@ func (l *Lab) build() error {
 			return fmt.Errorf("node %s: %w", n.Name, err)
 		}
 	}
-	if l.plan.Network.Backend.Type == "wireguard" {
+	switch l.plan.Network.Backend.Type {
+	case "wireguard":
 		if err := l.wireWireGuard(); err != nil {
+			return err
+		}
+	case "udp":
+		if err := l.wireUDP(); err != nil {
 			return err
 		}
 	}
@@ -240,7 +245,7 @@ func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
 	case "host-gw":
 		l.wireBareRoutes(b, n)
 		return
-	case "alloc", "wireguard": // of which wireWireGuard makes the device
+	case "alloc", "wireguard", "udp": // of which wireWireGuard and wireUDP make the devices
 		return
 	}
 	b.AddVxlan(rtnl.Link{

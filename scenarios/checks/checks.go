@@ -22,6 +22,7 @@ const (
 const (
 	model     = "model"
 	vxlan     = "vxlan"
+	udp       = "udp"
 	ipip      = "ipip"
 	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.

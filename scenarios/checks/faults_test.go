@@ -3,6 +3,7 @@ package checks_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,6 +95,49 @@ func wireguardFaults() []fault {
 	}
 }
 
+// udpFaults are those of a lab with proxies.
+func udpFaults() []fault {
+	udp := topology.Backend{Type: "udp", Port: 8285}
+	return []fault{
+		{
+			name: "packets go bare", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: ip route add 10.244.2.0/24 via 172.16.1.10 dev ens3"},
+			mend: []string{"node-1: ip route del 10.244.2.0/24"},
+			want: "node-1:ens3: echo request of node-1-pod-1 > 10.244.2.2: expected IPv4 in UDP 172.16.1.9.8285 > 172.16.1.10.8285, seen bare ICMP 10.244.1.2 > 10.244.2.2, ttl 63",
+		},
+		{
+			name: "another port", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("output"), "node-1: nft add rule ip t c udp dport 8285 udp dport set 8286"},
+			mend: []string{"node-1: " + noTable},
+			want: "expected IPv4 in UDP 172.16.1.9.8285 > 172.16.1.10.8285, seen IPv4 in UDP 172.16.1.9.8285 > 172.16.1.10.8286",
+		},
+		{
+			name: "an extra hop on the way to the proxy", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c oifname flannel0 ip ttl set 62"},
+			mend: []string{"node-1: " + noTable},
+			want: "node-1:ens3: echo request of node-1-pod-1 > 10.244.2.2: expected inner ttl 62, seen inner ttl 61",
+		},
+		{
+			name: "the device has the underlay's MTU", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: ip link set flannel0 mtu 1500"},
+			mend: []string{"node-1: ip link set flannel0 mtu 1472"},
+			want: "node-1 flannel0: expected mtu 1472, seen flannel0 has mtu 1500",
+		},
+		{
+			name: "the route is missing", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: ip route del 10.244.0.0/16"},
+			mend: []string{"node-1: ip route add 10.244.0.0/16 dev flannel0 scope global"},
+			want: "node-1: expected route 10.244.0.0/16 dev flannel0, seen no route to 10.244.0.0/16",
+		},
+		{
+			name: "an extra hop", check: "TTL-04", backend: udp,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c oifname flannel0 ip ttl set 62"},
+			mend: []string{"node-1: " + noTable},
+			want: "node-1-pod-2 (node-1) 10.244.1.3: expected a reply with ttl=60, seen ttl=59",
+		},
+	}
+}
+
 // backendFaults are those of labs with another backend than vxlan's full mesh.
 func backendFaults() []fault {
 	return []fault{
@@ -153,7 +197,7 @@ func backendFaults() []fault {
 }
 
 func faults() []fault {
-	return append(append(wireguardFaults(), backendFaults()...), []fault{
+	return append(slices.Concat(wireguardFaults(), udpFaults(), backendFaults()), []fault{
 		{
 			name: "a node's output changes the TTL", check: "TTL-01",
 			brk:  []string{"node-1-pod-2: " + table, "node-1-pod-2: " + filterChain("output"), "node-1-pod-2: nft add rule ip t c ip ttl set 60"},

@@ -108,23 +108,28 @@ func TestShapes(t *testing.T) {
 // reason is given; the rest is.
 func TestOtherBackends(t *testing.T) {
 	const ofVXLAN, ofMesh = "the lab has no vxlan backend", "the lab has no vxlan backend without DirectRouting"
-	const ofWireGuard = "the lab has no wireguard backend"
+	const ofWireGuard, ofUDP = "the lab has no wireguard backend", "the lab has no udp backend"
+	const ofKernel = "the lab has no backend in the kernel"
 	const ofAny, ofIPIP = "the lab has no backend that connects nodes", "the lab has no ipip backend without DirectRouting"
 	for name, c := range map[string]struct {
 		backend       topology.Backend
 		notApplicable map[string]string
 	}{
 		"host-gw": {hostGW, map[string]string{
-			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "TTL-04": ofUDP, "BE-02": ofUDP, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"wireguard": {topology.Backend{Type: "wireguard", ListenPort: 51820}, map[string]string{
-			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "TTL-04": ofUDP, "BE-02": ofUDP, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
+		}},
+		"udp": {topology.Backend{Type: "udp", Port: 8285}, map[string]string{
+			"TTL-02": ofKernel, "TTL-03": ofKernel,
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"DirectRouting": {direct, map[string]string{
-			"CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard,
+			"CP": ofMesh, "WF": ofMesh, "TTL-04": ofUDP, "BE-02": ofUDP, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard,
 		}},
 		"alloc": {topology.Backend{Type: "alloc"}, map[string]string{
-			"NM-02": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU": ofAny,
+			"NM-02": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "TTL-04": ofUDP, "MTU": ofAny,
 			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE": "",
 		}},
 	} {
