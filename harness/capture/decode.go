@@ -140,7 +140,8 @@ type VXLAN struct {
 }
 
 // Decode reads an Ethernet frame. A UDP datagram to vxlanPort is taken for
-// VXLAN, and one to any port for an IPv4 packet if it is exactly one. It never fails: what is cut short or unknown ends in Payload.
+// VXLAN, and one to any port for an IPv4 packet if it is exactly one. It never
+// fails: what is cut short or unknown ends in Payload.
 func Decode(frame []byte, vxlanPort uint16) Packet {
 	var p Packet
 	p.decode(frame)

@@ -40,6 +40,15 @@ func bare() capture.Packet {
 	return p
 }
 
+// inUDP is a packet of flannel's udp backend.
+func inUDP(port uint16) capture.Packet {
+	p := encapsulated()
+	p.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerUDP | capture.LayerRawIP
+	p.UDP.Src, p.UDP.Dst = port, port
+	p.Inner.Layers, p.Inner.IP.TTL = capture.LayerIPv4|capture.LayerICMP, 62
+	return p
+}
+
 func tagged() capture.Packet {
 	p := encapsulated()
 	p.Inner.Layers |= capture.LayerVLAN
@@ -99,6 +108,9 @@ func TestMatchers(t *testing.T) {
 		{match.HaveInnerMACs(mac1, mac2), encapsulated(), tagged(),
 			"expected inner 02:00:00:00:00:01 > 02:00:00:00:00:02, untagged\nseen     inner 02:00:00:00:00:01 > 02:00:00:00:00:02, tagged with VLAN 7"},
 		{match.HaveInnerTTL(63), encapsulated(), bare(), "expected inner ttl 63\nseen     bare ICMP 10.244.0.2 > 10.244.1.2, ttl 63"},
+		{match.CarryIPv4(ip("172.16.1.8"), ip("172.16.1.9"), 8285), inUDP(8285), inUDP(8286),
+			"expected IPv4 in UDP 172.16.1.8.8285 > 172.16.1.9.8285\nseen     IPv4 in UDP 172.16.1.8.8286 > 172.16.1.9.8286"},
+		{match.HaveInnerTTL(62), inUDP(8285), bare(), "expected inner ttl 62\nseen     bare ICMP 10.244.0.2 > 10.244.1.2, ttl 63"},
 		{match.HaveOuterTTL(64), encapsulated(), bare(), "expected outer ttl 64\nseen     outer ttl 63"},
 	} {
 		if ok, err := c.matcher.Match(c.good); !ok || err != nil {

@@ -59,12 +59,7 @@ func CarryIPv4(src, dst netip.Addr, port int) Explainer {
 		ok: func(p *capture.Packet) bool {
 			return p.Has(capture.LayerRawIP) && p.IP.Src == src && p.IP.Dst == dst && int(p.UDP.Src) == port && int(p.UDP.Dst) == port
 		},
-		seen: func(p *capture.Packet) string {
-			if p.Has(capture.LayerRawIP) {
-				return fmt.Sprintf("IPv4 in UDP %s.%d > %s.%d", p.IP.Src, p.UDP.Src, p.IP.Dst, p.UDP.Dst)
-			}
-			return brief(p)
-		},
+		seen: brief,
 	}
 }
 
@@ -163,6 +158,8 @@ func brief(p *capture.Packet) string {
 	switch {
 	case p.Encapsulated():
 		return fmt.Sprintf("UDP %s > %s.%d, %s", p.IP.Src, p.IP.Dst, p.UDP.Dst, p.VXLAN)
+	case p.Has(capture.LayerRawIP):
+		return fmt.Sprintf("IPv4 in UDP %s.%d > %s.%d", p.IP.Src, p.UDP.Src, p.IP.Dst, p.UDP.Dst)
 	case p.Has(capture.LayerIPIP):
 		return fmt.Sprintf("IP in IP %s > %s", p.IP.Src, p.IP.Dst)
 	case p.Has(capture.LayerUDP):

@@ -42,7 +42,8 @@ type Namespace struct {
 func Up(tb testing.TB, p *topology.Plan) *Lab {
 	tb.Helper()
 	nstest.Require(tb)
-	if t := p.Network.Backend.Type; t == "wireguard" || t == "udp" {
+	switch p.Network.Backend.Type {
+	case "wireguard", "udp", "ipip":
 		tuntest.Require(tb)
 	}
 	l, err := Build(p)
@@ -109,8 +110,8 @@ func (l *Lab) build() error {
 		if err := l.wireWireGuard(); err != nil {
 			return err
 		}
-	case "udp":
-		if err := l.wireUDP(); err != nil {
+	case "udp", "ipip":
+		if err := l.wireProxies(); err != nil {
 			return err
 		}
 	}
@@ -245,7 +246,7 @@ func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
 	case "host-gw":
 		l.wireBareRoutes(b, n)
 		return
-	case "alloc", "wireguard", "udp": // of which wireWireGuard and wireUDP make the devices
+	case "alloc", "wireguard", "udp", "ipip": // wireWireGuard and wireProxies make the devices
 		return
 	}
 	b.AddVxlan(rtnl.Link{

@@ -14,7 +14,7 @@ import (
 // Plan returns a plan of the default lab's shape: a master and workers, pods
 // on each node, one underlay segment whose links have the MTU in bytes. Its
 // backend is vxlan; a test may make it vxlan with DirectRouting, host-gw, udp,
-// wireguard or alloc.
+// ipip, wireguard or alloc.
 func Plan(nodes, pods, mtu int) *topology.Plan {
 	p := &topology.Plan{
 		APIVersion: "overlab/v1alpha1", Name: "labtest", Provider: "labtest", IPv6: topology.IPv6Off,

@@ -89,7 +89,7 @@ func ipInIP(ctx context.Context, env *suite.Env) error {
 	for i := range plan.Nodes {
 		n := &plan.Nodes[i]
 		where, l := n.Name+" "+tunnel, states[n.Name].Link(tunnel)
-		if l == nil || l.Kind != "ipip" && l.Kind != "tun" && l.Kind != "tuntap" { // the latter where a process does the work
+		if l == nil || l.Kind != "ipip" && l.Kind != "tun" { // the latter where a process does the work
 			env.Fail(where, "an IP-in-IP device", "no such device")
 			continue
 		}

@@ -38,7 +38,7 @@ func inDatagrams(ctx context.Context, env *suite.Env) error {
 
 func expectProxy(env *suite.Env, n *topology.Node, s *probe.State) {
 	where, l := n.Name+" "+proxy, s.Link(proxy)
-	if l == nil || l.Kind != "tun" && l.Kind != "tuntap" { // the kernel's word, and the netlink library's
+	if l == nil || l.Kind != "tun" {
 		env.Fail(where, "a TUN device", "no such device")
 		return
 	}
