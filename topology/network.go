@@ -188,11 +188,24 @@ func (x *expansion) backend(b *BackendSpec) {
 			}
 		}
 	}
+	if x.plan.Network.EnableIPv6 {
+		x.dualBackend(path, out)
+	}
 	switch out.Type {
 	case "vxlan":
 		out.VNI, out.Port = nonzero(out.VNI, 1), nonzero(out.Port, 8472)
 	case "udp":
 		out.Port = nonzero(out.Port, 8285)
+	}
+}
+
+// dualBackend checks what a dual-stack overlay asks of the backend besides.
+func (x *expansion) dualBackend(path string, b *Backend) {
+	switch {
+	case !b.CarriesIPv6():
+		x.add(path+".Type", "is %s, which carries IPv4 alone, as flannel's does; write vxlan, host-gw or wireguard, or leave EnableIPv6 out", b.Type)
+	case b.Type == "vxlan" && b.VNI > 9999:
+		x.add(path+".VNI", "is %d; in a dual-stack overlay the name of the second device, flannel-v6.VNI, has room for four digits", b.VNI)
 	}
 }
 

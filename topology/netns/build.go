@@ -246,7 +246,11 @@ func (l *lab) waitMeshes(ctx context.Context, meshes []*meshWatch) (string, erro
 		return "none: " + l.plan.Network.Backend.Type + " connects no nodes", nil
 	}
 	n := len(meshes)
-	return fmt.Sprintf("%d of %d routes between nodes", n*(n-1), n*(n-1)), nil
+	routes := n * (n - 1)
+	if l.plan.Network.EnableIPv6 {
+		routes *= 2
+	}
+	return fmt.Sprintf("%d of %d routes between nodes", routes, routes), nil
 }
 
 // count says how many there are of a thing.

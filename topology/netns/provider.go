@@ -61,9 +61,6 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 	if plan.Network.Backend.Type == "host-gw" {
 		errs = append(errs, nextHops(plan)...)
 	}
-	if plan.Network.EnableIPv6 {
-		errs = append(errs, errors.New("spec.network.EnableIPv6: the datapath of this build is IPv4 only; plan it, but run it with EnableIPv6: false"))
-	}
 	errs = append(errs, samePublicIP(plan)...)
 	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 })
 	if bundled && p.Programs["overlabd"] == "" {
