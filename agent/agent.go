@@ -54,6 +54,8 @@ type Options struct {
 	Log    *slog.Logger
 	// Ready, if set, is called once, when the node first is ready.
 	Ready func()
+	// Observer, if set, is told of what the agent does.
+	Observer Observer
 }
 
 // Agent is one node's agent. Its kernel is that of the network namespace in
@@ -61,14 +63,18 @@ type Options struct {
 type Agent struct {
 	Options
 	status *status
-	// questions ask the loop whether the kernel is as it ought to be now.
-	questions chan chan error
+	// questions ask the loop whether the kernel is as it ought to be now, rules
+	// the guard whether the firewall is.
+	questions, rules chan chan error
 }
 
 // New returns an agent that does nothing yet.
 func New(o Options) *Agent {
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
 	return &Agent{
-		Options: o, questions: make(chan chan error),
+		Options: o, questions: make(chan chan error), rules: make(chan chan error),
 		status: newStatus(o.Ready, topicConfig, topicDatapath, topicLease, topicStore, topicFirewall, topicSubnetFile, topicBackend),
 	}
 }
@@ -87,7 +93,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return ended(ctx, err)
 	}
 	warnWithoutForwarding(config, a.Log)
-	node, err := a.settle(ctx, config)
+	self, err := a.introduce(ctx, config)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	node, err := a.settle(ctx, config, self)
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -98,7 +108,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	claim := lease.Claim{
 		Config: config, Previous: previousKey(a.SubnetFile, config), Attrs: node.attrs(),
 	}
-	h := newHolder(a.Store, claim, a.RenewMargin, a.status, a.Log)
+	h := newHolder(a, claim)
 	running.Go(func() { h.run(ctx) })
 	g := newGuard(a)
 	running.Go(func() { g.run(ctx) })
@@ -168,13 +178,13 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
-func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
+func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Self) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
 			strings.Join(slices.Sorted(maps.Keys(a.Backends)), ", "))
 	}
-	under, err := chooseUnderlay(config, a.Underlay)
+	under, err := chooseUnderlay(config, instructed(a.Underlay, self))
 	if err != nil {
 		return nil, err
 	}
@@ -195,6 +205,9 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 		return nil, errors.Join(err, segment.close())
 	}
 	n := &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}
+	if r, ok := b.(backend.Recaller); ok {
+		r.Recall(self.Attrs)
+	}
 	b.Adopt(kernel.State())
 	// The device alone: what hangs on it carries traffic, and without the
 	// leases nobody can tell what of it is stale.
@@ -241,27 +254,40 @@ func chooseUnderlay(config *lease.Config, o underlay.Options) (backend.Underlay,
 	return underlay.Select(facts, config.Families(), o)
 }
 
-// Check says why the node is not ready, and nil when it is: the kernel and
-// subnet.env are as the leases say, and the leases are the store's newest. The
-// firewall's rules are judged by the last look at them, at most FirewallResync
-// ago.
+// Check says why the node is not ready, and nil when it is: the kernel, the
+// firewall's rules and subnet.env are at this moment as the leases say, and the
+// leases are the store's newest.
 func (a *Agent) Check(ctx context.Context) error {
 	if err := a.status.err(); err != nil {
 		return err
 	}
+	if a.guarded() { // first: a look at the rules takes longer
+		if err := ask(ctx, a.rules, topicFirewall); err != nil {
+			return err
+		}
+	}
+	return ask(ctx, a.questions, topicDatapath)
+}
+
+// ask has a goroutine answer that may be at work on a topic.
+func ask(ctx context.Context, questions chan<- chan error, t topic) error {
 	answer := make(chan error, 1)
 	select {
-	case a.questions <- answer:
+	case questions <- answer:
 	case <-ctx.Done():
-		return errors.New("datapath: it is being worked on")
+		return fmt.Errorf("%s: it is being worked on", t)
 	}
 	select {
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
-		return errors.New("datapath: it is being worked on")
+		return fmt.Errorf("%s: it is being worked on", t)
 	}
 }
+
+// Topics tells of each thing that must be well for the node to be ready how it
+// was when it was last looked at: nil is well.
+func (a *Agent) Topics() map[string]error { return a.status.all() }
 
 // warnWithoutForwarding: flannel, too, leaves these switches to the host.
 func warnWithoutForwarding(config *lease.Config, log *slog.Logger) {

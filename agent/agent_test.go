@@ -558,7 +558,7 @@ func TestWaitsForConfiguration(t *testing.T) {
 
 func TestRefusedConfigurations(t *testing.T) {
 	for config, want := range map[string]string{
-		`{"Network":"10.244.0.0/16"}`:                                                                       "backend udp is not in this build; it has ",
+		`{"Network":"10.244.0.0/16","Backend":{"Type":"gre"}}`:                                              "backend gre is not in this build; it has ",
 		`{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}`:                             "VNI 16777216 is not a 24-bit number",
 		`{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","Backend":{"Type":"ipip"}}`: "interface eth0 has no usable IPv6 address",
 	} {

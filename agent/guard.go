@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/overlab/overlab/agent/firewall"
@@ -15,56 +16,47 @@ type guard struct {
 	// configs are what the rules are to be, one of each of the network's
 	// families, newest only.
 	configs mailbox[[]firewall.Config]
+	said    string // what the log was told of last
+	// repairing says that the rules were in place before.
+	repairing bool
 }
 
 func newGuard(a *Agent) *guard {
-	if !a.Forward && !a.Masquerade {
+	if !a.guarded() {
 		a.status.set(topicFirewall, nil)
 	}
 	return &guard{agent: a, configs: newMailbox[[]firewall.Config]()}
 }
 
+// guarded reports whether there are any rules to keep.
+func (a *Agent) guarded() bool { return a.Forward || a.Masquerade }
+
 func (g *guard) run(ctx context.Context) {
-	if !g.agent.Forward && !g.agent.Masquerade {
+	if !g.agent.guarded() {
 		return
 	}
 	ticker := time.NewTicker(g.agent.FirewallResync)
 	defer ticker.Stop()
 	var walls []*firewall.Firewall
-	said, repairing := "", false
 	for {
+		var answer chan error
 		select {
 		case <-ctx.Done():
 			return
 		case configs := <-g.configs.ch:
-			walls, repairing = g.build(ctx, configs), false
+			walls, g.repairing = g.build(ctx, configs), false
+		case answer = <-g.agent.rules:
 		case <-ticker.C:
 		}
-		if walls == nil {
-			continue
+		err := errNotYet
+		if walls != nil {
+			err = g.look(ctx, walls)
 		}
-		var errs []error
-		for _, f := range walls {
-			changed, err := f.Ensure(ctx)
-			errs = append(errs, err)
-			switch {
-			case err == nil && changed && repairing:
-				g.agent.Log.Warn("firewall rules were missing or altered, and are restored", "carrier", f.Carrier())
-			case err == nil && changed:
-				g.agent.Log.Info("firewall rules programmed", "carrier", f.Carrier())
+		if answer != nil {
+			if err != nil {
+				err = fmt.Errorf("%s: %w", topicFirewall, err)
 			}
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		err := errors.Join(errs...)
-		g.agent.status.set(topicFirewall, err)
-		switch {
-		case err == nil:
-			said, repairing = "", true
-		case err.Error() != said:
-			said = err.Error()
-			g.agent.Log.Error("the firewall's rules could not be programmed", "err", err)
+			answer <- err
 		}
 	}
 }
@@ -84,4 +76,33 @@ func (g *guard) build(ctx context.Context, configs []firewall.Config) []*firewal
 		}
 	}
 	return walls
+}
+
+// look puts the rules in place.
+func (g *guard) look(ctx context.Context, walls []*firewall.Firewall) error {
+	var errs []error
+	for _, f := range walls {
+		changed, err := f.Ensure(ctx)
+		errs = append(errs, err)
+		switch {
+		case err == nil && changed && g.repairing:
+			g.agent.Observer.Repaired("firewall")
+			g.agent.Log.Warn("firewall rules were missing or altered, and are restored", "carrier", f.Carrier())
+		case err == nil && changed:
+			g.agent.Log.Info("firewall rules programmed", "carrier", f.Carrier())
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	err := errors.Join(errs...)
+	g.agent.status.set(topicFirewall, err)
+	switch {
+	case err == nil:
+		g.said, g.repairing = "", true
+	case err.Error() != g.said:
+		g.said = err.Error()
+		g.agent.Log.Error("the firewall's rules could not be programmed", "err", err)
+	}
+	return err
 }

@@ -44,14 +44,18 @@ type loop struct {
 	// claimedOver is the value that our first claim replaced, if it was another
 	// VTEP's.
 	claimedOver *lease.Attrs
+	// unannounced says that the node has a lease of which Announce does not know.
+	unannounced bool
 	problems    []string
 	moves       int              // the kernel's Moves for which want was computed
 	published   lease.Key        // the subnet that subnet.env and firewall know
+	written     lease.Key        // the one that subnet.env was written with
 	said        map[topic]string // what the log was told of each topic last
 
 	wake, rearm chan struct{}
 	repair      *time.Timer       // when foreign changes are to be mended
 	due         bool              // whether repair is running
+	noticed     time.Time         // when it was started
 	repairs     []time.Time       // when the last ones were
 	refused     []datapath.Change // what the last attempt left undone
 	retry       *time.Timer       // when it is tried again
@@ -105,19 +109,23 @@ func (l *loop) run(ctx context.Context, snapshots mailbox[lease.Snapshot]) {
 		case now := <-l.repair.C:
 			l.due = false
 			l.repairs = append(l.repairs, now)
-			l.reconcile("repair")
+			l.reconcile(ReasonRepair)
 		case <-l.retry.C:
 			l.kernel.Resync()
-			l.reconcile("retry")
+			l.reconcile(ReasonRetry)
 		case <-l.rewrite.C:
 			l.writeSubnetFile()
 		case <-resync.C:
 			l.kernel.Resync()
 			l.lookAround(true)
-			l.reconcile("repair")
+			l.reconcile(ReasonRepair)
 			l.writeSubnetFile()
 		case answer := <-l.agent.questions:
-			answer <- l.verify()
+			if err := l.verify(); err != nil {
+				answer <- err
+			} else {
+				l.follow.ask(answer)
+			}
 		}
 	}
 }
@@ -128,9 +136,10 @@ func (l *loop) takeSnapshot(s lease.Snapshot) {
 		return // nothing was read yet: that nobody is there does not follow
 	}
 	l.snapshot = &s
+	l.agent.Observer.Leases(len(s.Leases), len(s.Unreadable))
 	l.watchOwn()
 	l.desire()
-	l.reconcile("leases")
+	l.reconcile(ReasonLeases)
 	l.publish()
 }
 
@@ -141,21 +150,28 @@ func (l *loop) takeGrant(g lease.Grant) {
 		l.agent.Log.Warn("the lease carried another VTEP: this node was set up anew, or another node has the same PublicIP",
 			"publicIP", l.config.Identity(g.Lease.Attrs), "before", vteps(*g.Replaced), "now", vteps(g.Lease.Attrs))
 	case l.own != nil && l.own.Lease.Key != g.Lease.Key:
-		l.agent.Log.Error("the subnet was lost to another node; pods keep addresses of the old one until they are made anew",
+		l.agent.Log.Error("the node has lost its subnet and got another; pods keep addresses of the old one until they are made anew",
 			"was", l.own.Lease.Key, "is", g.Lease.Key)
 	}
-	l.own = &g
+	l.own, l.unannounced = &g, true
 	if l.snapshot != nil {
 		l.watchOwn() // another's write may have overtaken the grant
 	}
 	l.desire()
-	l.reconcile("lease")
+	l.reconcile(ReasonLease)
 	l.publish()
 }
 
 // publish tells the node of its subnet, once the datapath has been seen to.
 func (l *loop) publish() {
-	if l.want == nil || l.published == l.own.Lease.Key {
+	if l.want == nil {
+		return
+	}
+	if l.unannounced {
+		l.unannounced = false
+		l.holder.announceSoon()
+	}
+	if l.published == l.own.Lease.Key {
 		return
 	}
 	l.published = l.own.Lease.Key
@@ -200,6 +216,9 @@ func (l *loop) contend(now lease.Lease) {
 	own := l.own.Lease
 	ours, theirs := l.config.Identity(own.Attrs), l.config.Identity(now.Attrs)
 	switch {
+	case l.own.Bound:
+		l.agent.Log.Warn("the lease was overwritten in the store; writing it again", "subnet", own.Key, "publicIP", theirs, "data", vteps(now.Attrs))
+		l.holder.reacquire()
 	case theirs != ours:
 		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, theirs))
 	case l.claimedOver != nil && now.Attrs.Equal(*l.claimedOver):
@@ -289,7 +308,7 @@ func (l *loop) repairSoon() {
 		pause = time.Second
 		l.agent.Log.Error("something else keeps changing what this agent owns; repairing once a second", "devices", l.backend.Scope().Devices)
 	}
-	l.due = true
+	l.due, l.noticed = true, now
 	l.repair.Reset(pause)
 }
 
@@ -298,11 +317,20 @@ func (l *loop) reconcile(why string) {
 	if l.want == nil {
 		return
 	}
-	err := l.program(why)
+	began := time.Now()
+	if why == ReasonRepair && !l.noticed.IsZero() {
+		began, l.noticed = l.noticed, time.Time{}
+	}
+	made, err := l.program(why)
+	if len(made) > 0 || err != nil {
+		l.agent.Observer.Reconciled(why, time.Since(began), made, err)
+	}
+	l.agent.Observer.Entries(*l.want, l.kernel.State())
 	if err != nil && len(l.problems) > 0 {
 		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
 	}
 	l.report(topicDatapath, err)
+	l.follow.look()
 	if err == nil {
 		l.retryPause.reset()
 		l.retry.Stop()
@@ -311,12 +339,14 @@ func (l *loop) reconcile(why string) {
 	l.retry.Reset(l.retryPause.next())
 }
 
-func (l *loop) program(why string) error {
-	_, err := l.kernel.Refresh()
-	if err != nil {
-		return err
+// program changes the kernel, and returns what it has changed and why not the
+// rest.
+func (l *loop) program(why string) (made []datapath.Change, err error) {
+	if _, err := l.kernel.Refresh(); err != nil {
+		return nil, err
 	}
-	rest := datapath.Diff(*l.want, l.kernel.State())
+	due := datapath.Diff(*l.want, l.kernel.State())
+	rest := due
 	for pass := 0; pass < passes && len(rest) > 0; pass++ {
 		if !slices.Equal(rest, l.refused) { // told of when they were tried first
 			l.logChanges(why, rest)
@@ -329,20 +359,31 @@ func (l *loop) program(why string) error {
 		}
 	}
 	l.refused = rest
+	made = without(due, rest)
 	switch {
 	case len(rest) > 0 && err == nil:
-		return fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
+		return made, fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
 	case len(rest) == 0 && err != nil:
 		// As when a device goes while what hangs on it is being repaired.
 		l.agent.Log.Warn("the kernel refused a change that is no longer due", "err", err)
-		return nil
+		return made, nil
 	}
-	return err
+	return made, err
+}
+
+// without returns the changes of due that are not left.
+func without(due, left []datapath.Change) []datapath.Change {
+	if len(left) == 0 {
+		return due
+	}
+	remain := datapath.Set[datapath.Change]{}
+	remain.Add(left...)
+	return slices.DeleteFunc(slices.Clone(due), remain.Has)
 }
 
 func (l *loop) logChanges(why string, changes []datapath.Change) {
 	log := l.agent.Log.Info
-	if why == "repair" {
+	if why == ReasonRepair {
 		log = l.agent.Log.Warn
 	}
 	for _, c := range changes[:min(named, len(changes))] {
@@ -389,6 +430,10 @@ func (l *loop) writeSubnetFile() {
 	}
 	l.rewrite.Reset(pause)
 	if changed {
+		if l.written == l.published {
+			l.agent.Observer.Repaired("subnet_file")
+		}
+		l.written = l.published
 		l.agent.Log.Info("subnet file written", "path", l.agent.SubnetFile)
 	}
 }

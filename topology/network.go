@@ -203,7 +203,7 @@ func (x *expansion) backend(b *BackendSpec) {
 func (x *expansion) dualBackend(path string, b *Backend) {
 	switch {
 	case !b.CarriesIPv6():
-		x.add(path+".Type", "is %s, which carries IPv4 alone, as flannel's does; write vxlan, host-gw or wireguard, or leave EnableIPv6 out", b.Type)
+		x.add(path+".Type", "is %s, which carries IPv4 alone, as flannel's does; write vxlan or host-gw, or leave EnableIPv6 out", b.Type)
 	case b.Type == "vxlan" && b.VNI > 9999:
 		x.add(path+".VNI", "is %d; in a dual-stack overlay the name of the second device, flannel-v6.VNI, has room for four digits", b.VNI)
 	}

@@ -39,6 +39,11 @@ type CNI struct {
 	// LegacyRecords keeps the files under /var/lib/cni in the form that they
 	// had before dual stack (flannel 0.11), which older articles show.
 	LegacyRecords bool `json:"legacyRecords,omitempty"`
+	// Conflist is the configuration list whose plugins wire pods in place of
+	// the bundled one, nil for that one. ConflistOn has it as on a node.
+	Conflist map[string]any `json:"conflist,omitempty"`
+	// PluginDirs are the folders of those plugins, absolute.
+	PluginDirs []string `json:"pluginDirs,omitempty"`
 }
 
 // IPv6Mode says what the lab's kernels do with IPv6.
@@ -202,6 +207,8 @@ type Pod struct {
 	// have made them.
 	ContainerID string `json:"containerID"`
 	SandboxID   string `json:"sandboxID"`
+	// Ports are those of the node that lead to the pod.
+	Ports []Port `json:"ports,omitempty"`
 }
 
 // Store is where the leases live.

@@ -205,6 +205,20 @@ type PodSpec struct {
 	MAC MAC `json:"mac,omitempty"`
 	// The name of the veth's end on the node, at most 15 bytes; veth and eight hex digits when left out.
 	HostInterface string `json:"hostInterface,omitempty" jsonschema:"maxLength=15"`
+	// Ports of the node that lead to the pod.
+	Ports []PortSpec `json:"ports,omitempty"`
+}
+
+// PortSpec is a port of a pod's node that leads to the pod.
+type PortSpec struct {
+	// The node's port.
+	HostPort int `json:"hostPort" jsonschema:"required,minimum=1,maximum=65535"`
+	// The pod's port; the same when left out.
+	ContainerPort *int `json:"containerPort,omitempty" jsonschema:"minimum=1,maximum=65535"`
+	// tcp when left out.
+	Protocol string `json:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=sctp"`
+	// The one address of the node that answers; all of them when left out.
+	HostIP netip.Addr `json:"hostIP,omitempty"`
 }
 
 // AgentSpec is the program under test on a node.
@@ -239,6 +253,10 @@ type StoreSpec struct {
 type CNISpec struct {
 	// Whether the files under /var/lib/cni have the form of before dual stack (flannel 0.11), which older articles show; false when left out.
 	LegacyRecords *bool `json:"legacyRecords,omitempty"`
+	// A CNI network configuration list whose plugins wire the pods, run as executables: its text, or the name of its file as seen from the lab file. The bundled plugin, as a library, when left out.
+	Conflist ConflistSpec `json:"conflist,omitempty"`
+	// The folders of those plugins, searched in this order and before the bundled ones, overlab-cni and, for it too, flannel; as seen from the lab file.
+	PluginDirs []string `json:"pluginDirs,omitempty"`
 }
 
 // Default returns the smallest spec: a master and two workers with two pods

@@ -76,6 +76,14 @@ type DataV6 interface {
 	DataV6() json.RawMessage
 }
 
+// A Recaller is a Backend that can take over from the node's last lease what no
+// longer is in the kernel, such as after a reboot. Recall is called before Adopt,
+// so that what is in the kernel counts more.
+type Recaller interface {
+	// Recall is given the zero value where nothing is known.
+	Recall(last lease.Attrs)
+}
+
 // New makes a backend from net-conf.json; its error names what the
 // configuration asks for and the backend does not do.
 type New func(*lease.Config, Underlay) (Backend, error)

@@ -14,9 +14,11 @@ func Peers(c *lease.Config, typ string, u Underlay, own lease.Lease, all []lease
 
 // PeersOf returns the leases of other nodes that a backend can serve over one
 // of the network's families, and problems, one line each, for those that it
-// cannot. typ is the backend's own BackendType. check is what it asks of a
-// lease besides, and accept is asked last, of one that will otherwise be
-// served; both may be nil.
+// cannot. typ is the backend's own BackendType. Where that is empty, a lease
+// cannot be told from a reservation, and both are served, as flannel does it:
+// either says which node's the subnet is. check is what it asks of a lease
+// besides, and accept is asked last, of one that will otherwise be served; both
+// may be nil.
 //
 // Each must be inside the network and overlap no other: a subnet from elsewhere
 // could be that of the underlay, and its route would replace the node's own.
@@ -24,7 +26,7 @@ func PeersOf(f lease.Family, c *lease.Config, typ string, u Underlay, own lease.
 	subnets := lease.NewSubnets(c, f)
 	_ = subnets.Take(own.Key.Of(f)) // the first, and of this network
 	for _, l := range lease.OrdinaryFirst(c, f, all) {
-		if l.Key == own.Key || l.Attrs.BackendType == "" || !l.Key.Of(f).IsValid() && len(c.Families()) == 1 {
+		if l.Key == own.Key || l.Attrs.BackendType == "" && typ != "" || !l.Key.Of(f).IsValid() && len(c.Families()) == 1 {
 			continue // ours, a reservation, or of the other family alone
 		}
 		err := reachable(f, l, typ, u)
@@ -50,6 +52,8 @@ func PeersOf(f lease.Family, c *lease.Config, typ string, u Underlay, own lease.
 func reachable(f lease.Family, l lease.Lease, typ string, u Underlay) error {
 	ip, field := l.Attrs.Public(f), f.PublicField()
 	switch {
+	case l.Attrs.BackendType != typ && typ == "":
+		return fmt.Errorf("it is of the backend %s, and this one's leases name none", l.Attrs.BackendType)
 	case l.Attrs.BackendType != typ:
 		return fmt.Errorf("it is of the backend %s, not %s", l.Attrs.BackendType, typ)
 	case !l.Key.Of(f).IsValid():

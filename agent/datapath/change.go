@@ -3,6 +3,7 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,9 @@ type Change struct {
 }
 
 func (c Change) String() string { return c.Entry.command(c.Verb) }
+
+// Kind is what the change is about, in lower case, such as "route".
+func (c Change) Kind() string { return strings.ToLower(reflect.TypeOf(c.Entry).Name()) }
 
 // emit appends the message that makes the change, named as the change prints.
 func (c Change) emit(b *rtnl.Batch, index map[string]int) {
@@ -65,8 +69,14 @@ func (l Link) command(v Verb) string {
 	case Alter:
 		return fmt.Sprintf("ip link set %s %smtu %d %s", l.Name, l.address(), l.MTU, state)
 	}
+	if l.Kind == kindTun {
+		return fmt.Sprintf("ip tuntap add dev %s mode tun; ip link set %s mtu %d %s", l.Name, l.Name, l.MTU, state)
+	}
 	if l.Kind == "ipip" {
 		return fmt.Sprintf("ip link add %s mtu %d %s type ipip local %s", l.Name, l.MTU, state, l.Local)
+	}
+	if l.Kind == kindWireGuard {
+		return fmt.Sprintf("ip link add %s mtu %d %s type %s", l.Name, l.MTU, state, l.Kind)
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "ip link add %s %smtu %d %s type %s id %d", l.Name, l.address(), l.MTU, state, l.Kind, l.VNI)
@@ -101,8 +111,17 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 	}
 	switch v {
 	case Add:
+		if l.Kind == kindTun { // it is there, see Kernel.applyLinks
+			link.Index = index(l.Name)
+			b.SetLink(link)
+			return
+		}
 		if l.Kind == "ipip" {
 			b.AddIPIP(link, l.Local)
+			return
+		}
+		if l.Kind == kindWireGuard {
+			b.AddKind(link, l.Kind)
 			return
 		}
 		b.AddVxlan(link, rtnl.Vxlan{
@@ -163,7 +182,7 @@ func (f FDB) command(v Verb) string {
 		s += fmt.Sprintf(" vni %d", f.VNI)
 	}
 	if f.Via != 0 {
-		s += fmt.Sprintf(" via #%d", f.Via)
+		s += fmt.Sprintf(" via if%d", f.Via) // which bridge(8) takes for a name
 	}
 	if f.NotPermanent {
 		return s + " self"

@@ -239,6 +239,9 @@ func readFDB(dev string, n rtnl.NeighState) FDB {
 	return FDB{Dev: dev, MAC: MAC(n.MAC), Dst: n.IP, Port: n.Port, VNI: n.VNI, Via: n.Via, NotPermanent: !permanent(n)}
 }
 
+// layer3 reports whether devices of the kind never have neighbours.
+func layer3(kind string) bool { return kind == "ipip" || kind == kindTun || kind == kindWireGuard }
+
 // readLink turns the kernel's description into a Link.
 func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	out := Link{Name: l.Name, Kind: l.Kind, MTU: l.MTU, Up: l.Up}
@@ -249,7 +252,7 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	if l.Master != 0 {
 		other = append(other, fmt.Sprintf("master #%d", l.Master))
 	}
-	if l.Flags&unix.IFF_NOARP != 0 && l.Kind != "ipip" { // which never has any
+	if l.Flags&unix.IFF_NOARP != 0 && !layer3(l.Kind) {
 		other = append(other, "arp off")
 	}
 	if v := l.Vxlan; v != nil {
@@ -267,8 +270,26 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 		out.Local = t.Local
 		other = append(other, t.Other...)
 	}
+	if t := l.Tun; t != nil {
+		other = append(other, tunOther(*t)...)
+	}
 	out.Other = strings.Join(other, " ")
 	return out, nil
+}
+
+// tunOther names what a wanted TUN device is not.
+func tunOther(t rtnl.TunState) []string {
+	var other []string
+	if t.Tap {
+		other = append(other, "mode tap")
+	}
+	if !t.Persistent {
+		other = append(other, "not persistent")
+	}
+	if t.MultiQueue {
+		other = append(other, "multi_queue")
+	}
+	return other
 }
 
 func linkName(c *rtnl.Conn, index int) (string, error) {

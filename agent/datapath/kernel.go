@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap"
 )
 
 // Kernel keeps a picture of what the kernel holds of a scope. The picture is
@@ -102,7 +103,8 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
-// Apply makes the changes and refreshes the picture. A change that the kernel
+// Apply makes the changes and refreshes the picture. It must be called in the
+// network namespace that the Kernel was opened in. A change that the kernel
 // refuses does not stop the others; its error joins all refusals.
 func (k *Kernel) Apply(changes []Change) error {
 	// Links come first in a Diff; what hangs on a new one needs its ifindex.
@@ -136,6 +138,15 @@ func (k *Kernel) applyLinks(changes []Change) error {
 	var errs []error
 	for _, c := range changes {
 		link := c.Entry.(Link)
+		if c.Verb == Add && link.Kind == kindTun {
+			errs = append(errs, k.conn.Do(&b)) // one in its place goes first
+			index, err := k.makeTun(link.Name)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			k.index[link.Name] = index
+		}
 		if c.Verb == Add && link.Underlay != "" {
 			under, err := k.conn.LinkByName(link.Underlay)
 			if err != nil {
@@ -162,6 +173,27 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// kindTun is the driver that makes no devices by netlink.
+const kindTun = "tun"
+
+// kindWireGuard is the driver whose devices have their keys and peers from
+// elsewhere.
+const kindWireGuard = "wireguard"
+
+// makeTun makes a TUN device, which has no address of its own and needs no
+// IPv6 one of the kernel's choice.
+func (k *Kernel) makeTun(name string) (index int, err error) {
+	if err := tuntap.Create(name); err != nil {
+		return 0, err
+	}
+	link, err := k.conn.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	const none = "1" // IN6_ADDR_GEN_MODE_NONE
+	return link.Index, writeIPv6(name, "addr_gen_mode", none)
 }
 
 // rivals names the devices that have the VNI of one which was refused for it,
@@ -191,17 +223,19 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 // changing the node's IPv6 routes, as flannel does, and lets a device that
 // carries IPv6 have it where new devices do not.
 func settleIPv6(dev string, carries bool) error {
-	set := func(key, value string) error {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/"+key, []byte(value), 0)
-		if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
-			return nil
-		}
-		return err
-	}
 	if !carries {
-		return set("accept_ra", "0")
+		return writeIPv6(dev, "accept_ra", "0")
 	}
-	return errors.Join(set("accept_ra", "0"), set("disable_ipv6", "0"))
+	return errors.Join(writeIPv6(dev, "accept_ra", "0"), writeIPv6(dev, "disable_ipv6", "0"))
+}
+
+// writeIPv6 writes one of the device's settings for IPv6.
+func writeIPv6(dev, setting, value string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/"+setting, []byte(value), 0)
+	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+		return nil
+	}
+	return err
 }
 
 // take follows one notification and reports whether it was about the scope.

@@ -57,6 +57,14 @@ func NewState() State {
 	}
 }
 
+// Count returns how many entries of each kind there are, by the words of
+// Change.Kind.
+func (s State) Count() map[string]int {
+	return map[string]int{
+		"link": len(s.Links), "addr": len(s.Addrs), "neigh": len(s.Neighs), "fdb": len(s.FDB), "route": len(s.Routes),
+	}
+}
+
 // Link returns the device of that name.
 func (s State) Link(name string) (Link, bool) {
 	for l := range s.Links {
@@ -95,20 +103,22 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 func (m MAC) hardware() net.HardwareAddr { return net.HardwareAddr(m[:]) }
 
-// Link is a VXLAN or IP-in-IP device.
+// Link is a VXLAN, IP-in-IP, WireGuard or TUN device. A TUN device is persistent: it stays
+// when no process moves its packets.
 type Link struct {
 	Name string
-	// Kind is the driver's name, "vxlan" or "ipip" in every wanted state.
+	// Kind is the driver's name, "vxlan", "ipip", "wireguard" or "tun" in every
+	// wanted state.
 	Kind string
-	// MAC is zero for ipip, which has none.
+	// MAC is that of a vxlan device; the others have none.
 	MAC MAC
 	// MTU in bytes.
 	MTU int
 	Up  bool
 	// Underlay is the name of the device that encapsulated packets leave by;
-	// empty for ipip, whose packets go by the routes.
+	// empty for ipip and wireguard, whose packets go by the routes, and tun.
 	Underlay string
-	// Local is the outer source address.
+	// Local is the outer source address; unset for wireguard and tun.
 	Local netip.Addr
 	// VNI is the 24-bit network identifier, Port the destination UDP port; both
 	// of vxlan alone, as are the next.

@@ -64,6 +64,11 @@ func parseKey(s string) (k Key, err error) {
 			return Key{}, errors.New("it covers every address")
 		}
 	}
+	// One subnet must not be two keys: the agent writes and deletes by this
+	// spelling, which is also the one that flannel writes.
+	if k.String() != s {
+		return Key{}, fmt.Errorf("its spelling is %s", k)
+	}
 	return k, nil
 }
 

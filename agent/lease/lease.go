@@ -4,6 +4,7 @@
 package lease
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,11 +71,14 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 		} else if out.PublicIP.IsUnspecified() {
 			out.PublicIP = netip.Addr{}
 		}
+		if out.PublicIP == netip.IPv4Unspecified() {
+			out.PublicIP = netip.Addr{} // how flannel writes that there is none
+		}
 	}
 	if in.PublicIPv6 != nil && *in.PublicIPv6 != "" {
 		var err error
 		out.PublicIPv6, err = netip.ParseAddr(*in.PublicIPv6)
-		if err != nil || !out.PublicIPv6.Is6() {
+		if err != nil || !out.PublicIPv6.Is6() || out.PublicIPv6.Zone() != "" {
 			errs = append(errs, fmt.Errorf("PublicIPv6 %q is not an IPv6 address", *in.PublicIPv6))
 		}
 	}
@@ -97,7 +101,9 @@ func sameJSON(a, b json.RawMessage) bool {
 	}
 	canonical := func(raw json.RawMessage) string {
 		var v any
-		if json.Unmarshal(raw, &v) != nil {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.UseNumber() // a number may be more than a float64 holds
+		if d.Decode(&v) != nil || d.More() {
 			return "invalid " + string(raw)
 		}
 		out, _ := json.Marshal(v) // what was unmarshalled can be marshalled
@@ -161,6 +167,9 @@ type Grant struct {
 	// Replaced is the value that the key had before, where it was another
 	// node's or an earlier one of this node.
 	Replaced *Attrs
+	// Bound says that the store ties the subnet to this node, so that no other
+	// can come to have it: whatever else the key's value says is a mistake.
+	Bound bool
 }
 
 // A Store is where leases live.

@@ -18,13 +18,14 @@ func TestAttrs(t *testing.T) {
 		`{"PublicIP":"172.16.1.3"}`:            `{"PublicIP":"172.16.1.3","PublicIPv6":null}`,
 		`{"publicip":"172.16.1.3","More":[1]}`: `{"PublicIP":"172.16.1.3","PublicIPv6":null}`,
 		`{}`:                                   `{"PublicIP":"0.0.0.0","PublicIPv6":null}`,
-		`{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`:    `{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`,
-		`{"PublicIP":"172.16.1.3","BackendV6Data":{"VNI":1}}`: `{"PublicIP":"172.16.1.3","PublicIPv6":null,"BackendV6Data":{"VNI":1}}`,
-		`{"PublicIP":"172.16.1.3","PublicIPv6":"172.16.1.3"}`: "PublicIPv6",
-		`{"PublicIP":"fd00::1"}`:                              "PublicIP",
-		`{"PublicIP":7}`:                                      "cannot unmarshal",
-		`{"PublicIP":`:                                        "unexpected end",
-		`[]`:                                                  "cannot unmarshal",
+		`{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`:      `{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`,
+		`{"PublicIP":"172.16.1.3","BackendV6Data":{"VNI":1}}`:   `{"PublicIP":"172.16.1.3","PublicIPv6":null,"BackendV6Data":{"VNI":1}}`,
+		`{"PublicIP":"172.16.1.3","PublicIPv6":"172.16.1.3"}`:   "PublicIPv6",
+		`{"PublicIP":"172.16.1.3","PublicIPv6":"fe80::1%eth0"}`: "PublicIPv6",
+		`{"PublicIP":"fd00::1"}`:                                "PublicIP",
+		`{"PublicIP":7}`:                                        "cannot unmarshal",
+		`{"PublicIP":`:                                          "unexpected end",
+		`[]`:                                                    "cannot unmarshal",
 	} {
 		var a Attrs
 		got := ""
@@ -80,6 +81,9 @@ func TestParseKey(t *testing.T) {
 		"10.244.1.0-24&10.244.2.0-24":     {},
 		"10.244.1.0-24&fc00::1-64":        {},
 		"10.244.1.0-24&fc00::-64&fc01::1": {},
+		"10.244.1.0-024":                  {},
+		"10.244.1.0-24&FC00::-64":         {},
+		"10.244.1.0-24&fc00:0::-64":       {},
 	} {
 		got, err := ParseKey(in)
 		if got != want || (err == nil) != (want != Key{}) {
@@ -89,19 +93,6 @@ func TestParseKey(t *testing.T) {
 			t.Errorf("%q is spelled %q", in, got)
 		}
 	}
-}
-
-func FuzzParseKey(f *testing.F) {
-	f.Add("10.5.70.0-24&fc00:5:0:5f::-64")
-	f.Fuzz(func(t *testing.T, s string) {
-		k, err := ParseKey(s)
-		if err != nil {
-			return
-		}
-		if again, err := ParseKey(k.String()); err != nil || again != k {
-			t.Errorf("%q: %+v is spelled %q, which is %+v (%v)", s, k, k, again, err)
-		}
-	})
 }
 
 func TestParseConfig(t *testing.T) {
@@ -152,26 +143,6 @@ func TestParseConfig(t *testing.T) {
 	if c, err := ParseConfig([]byte(`{"Network":"10.5.0.0/16"}`)); err != nil || c.BackendType != "udp" {
 		t.Errorf("without a Backend: %+v, %v", c, err)
 	}
-}
-
-func FuzzParseConfig(f *testing.F) {
-	f.Add([]byte(`{"Network":"10.5.0.0/16","SubnetMin":"10.5.7.0","Backend":{"Type":"vxlan"}}`))
-	f.Add([]byte(`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/124","Backend":{"Type":"vxlan"}}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		c, err := ParseConfig(raw)
-		if err != nil {
-			return
-		}
-		got, err := Allocate(Claim{Config: c}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, k := range got {
-			if !c.allows(k) || c.EnableIPv4 && !c.Network.Overlaps(k.Subnet) || c.EnableIPv6 && !c.IPv6Network.Overlaps(k.Subnet6) {
-				t.Errorf("%s of %s and %s", k, c.Network, c.IPv6Network)
-			}
-		}
-	})
 }
 
 func TestAllocate(t *testing.T) {

@@ -64,7 +64,7 @@ func TestBadFiles(t *testing.T) {
 		{"dual stack over ipip", "spec:\n  network: {EnableIPv6: true, Backend: {Type: ipip}}\n",
 			"4:48", []string{"spec.network.Backend.Type", "which carries IPv4 alone"}},
 		{"dual stack with a long VNI", "spec:\n  network: {EnableIPv6: true, Backend: {VNI: 10000}}\n",
-			"4:47", []string{"spec.network.Backend.VNI", "flannel-v6.VNI, has room for four digits"}},
+			"4:46", []string{"spec.network.Backend.VNI", "flannel-v6.VNI, has room for four digits"}},
 		{"network too small", "spec:\n  network: {Network: 10.244.0.0/30}\n",
 			"4:22", []string{"spec.network.Network", "too small", "/28"}},
 		{"network of one subnet", "spec:\n  network: {Network: 10.244.0.0/24, SubnetLen: 24}\n",

@@ -54,6 +54,19 @@ type AgentRestarter interface {
 	RestartAgent(ctx context.Context, node string) error
 }
 
+// AgentHolder is what a Lab also is when it can keep the agent of one node
+// ended for a while. HoldAgent kills it and returns when it is gone; release
+// returns when the next one is ready. A harness that ends releases it too.
+type AgentHolder interface {
+	HoldAgent(ctx context.Context, node string) (release func(context.Context) error, err error)
+}
+
+// StoreHolder is what a Lab also is when it can keep its store ended for a
+// while, as AgentHolder keeps an agent. The store's data stay.
+type StoreHolder interface {
+	HoldStore(ctx context.Context) (release func(context.Context) error, err error)
+}
+
 // Features returns what a plan offers.
 func Features(p *topology.Plan) []Feature {
 	perNode := map[string]int{}

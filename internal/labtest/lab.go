@@ -62,14 +62,15 @@ func Build(p *topology.Plan) (*Lab, error) {
 	return l, nil
 }
 
-// Interface indexes, chosen so that one batch can name links that it makes.
+// Interface indexes, chosen so that one batch can name links that it makes, and
+// above those that a kernel gives to links of its own, such as tunl0.
 const (
 	loIndex     = 1
-	uplinkIndex = 2
-	vtepIndex   = 3
-	bridgeIndex = 4
-	podIndex    = 5
-	firstPort   = 10
+	uplinkIndex = 20
+	vtepIndex   = 21
+	bridgeIndex = 22
+	podIndex    = 23
+	firstPort   = 30
 )
 
 func (l *Lab) build() error {
@@ -189,7 +190,7 @@ func batch(set *netns.Set, fill func(*rtnl.Batch)) error {
 }
 
 func (l *Lab) wireUnderlay(b *rtnl.Batch) {
-	const lan = 2
+	const lan = 20
 	seg := l.plan.Segments[0]
 	b.AddBridge(rtnl.Link{Name: seg.Bridge, Index: lan, MTU: seg.MTU, Up: true})
 	for i, n := range l.plan.Nodes {

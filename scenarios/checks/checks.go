@@ -25,11 +25,13 @@ const (
 	ipip  = "ipip"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
+	// resilience is that of what an overlay must survive.
+	resilience = "resilience"
 )
 
 // All returns the catalogue in its order.
 func All() []suite.Check {
-	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks())
+	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks(), resilienceChecks())
 }
 
 // bridge is the name that flannel's CNI configuration gives the pods' bridge.

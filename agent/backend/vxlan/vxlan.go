@@ -146,6 +146,19 @@ func (v *VXLAN) Adopt(have datapath.State) {
 	}
 }
 
+// Recall keeps the MAC addresses that peers have in their tables.
+func (v *VXLAN) Recall(last lease.Attrs) {
+	for f, link := range v.links {
+		var data leaseData
+		if last.BackendType != Type || json.Unmarshal(last.Data(f), &data) != nil || data.VNI != link.VNI {
+			continue
+		}
+		if mac, err := datapath.ParseMAC(data.VtepMAC); err == nil {
+			link.MAC = mac
+		}
+	}
+}
+
 // Data implements backend.Backend; there is none in a network of IPv6 alone.
 func (v *VXLAN) Data() json.RawMessage { return v.data(lease.IPv4) }
 

@@ -19,12 +19,15 @@ const maxRaces = 30
 
 // Acquire implements lease.Store.
 func (s *Store) Acquire(ctx context.Context, c lease.Claim) (lease.Grant, error) {
-	a := acquisition{Store: s, claim: c}
 	value, err := json.Marshal(c.Attrs)
 	if err != nil {
 		return lease.Grant{}, fmt.Errorf("write the lease: %w", err)
 	}
-	a.value = string(value)
+	client, err := s.connect(ctx)
+	if err != nil {
+		return lease.Grant{}, err
+	}
+	a := acquisition{Store: s, client: client, claim: c, value: string(value)}
 	defer a.release(ctx)
 	for range maxRaces {
 		g, err := a.try(ctx)
@@ -42,8 +45,9 @@ func (s *Store) Acquire(ctx context.Context, c lease.Claim) (lease.Grant, error)
 // acquisition is one run of Acquire.
 type acquisition struct {
 	*Store
-	claim lease.Claim
-	value string
+	client *clientv3.Client
+	claim  lease.Claim
+	value  string
 	// spare is an etcd lease that was granted and that no key uses yet.
 	spare clientv3.LeaseID
 }
