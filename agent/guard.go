@@ -44,7 +44,8 @@ func (g *guard) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case configs := <-g.configs.ch:
-			walls, g.repairing = g.build(ctx, configs), false
+			walls = g.build(ctx, configs)
+			g.repairing = false
 		case answer = <-g.agent.rules:
 		case <-ticker.C:
 		}
@@ -59,23 +60,6 @@ func (g *guard) run(ctx context.Context) {
 			answer <- err
 		}
 	}
-}
-
-// build makes the firewalls. Of IPv6, an agent of a network that had it may
-// have left rules.
-func (g *guard) build(ctx context.Context, configs []firewall.Config) []*firewall.Firewall {
-	var walls []*firewall.Firewall
-	left := true
-	for _, c := range configs {
-		walls = append(walls, firewall.New(c, g.agent.Log))
-		left = left && c.Network.Addr().Is4()
-	}
-	if left {
-		if err := firewall.RemoveIPv6(ctx); err != nil && ctx.Err() == nil {
-			g.agent.Log.Warn("could not look for rules of an earlier agent", "family", "IPv6", "err", err)
-		}
-	}
-	return walls
 }
 
 // look puts the rules in place.
@@ -105,4 +89,21 @@ func (g *guard) look(ctx context.Context, walls []*firewall.Firewall) error {
 		g.agent.Log.Error("the firewall's rules could not be programmed", "err", err)
 	}
 	return err
+}
+
+// build makes the firewalls. Of IPv6, an agent of a network that had it may
+// have left rules.
+func (g *guard) build(ctx context.Context, configs []firewall.Config) []*firewall.Firewall {
+	var walls []*firewall.Firewall
+	left := true
+	for _, c := range configs {
+		walls = append(walls, firewall.New(c, g.agent.Log))
+		left = left && c.Network.Addr().Is4()
+	}
+	if left {
+		if err := firewall.RemoveIPv6(ctx); err != nil && ctx.Err() == nil {
+			g.agent.Log.Warn("could not look for rules of an earlier agent", "family", "IPv6", "err", err)
+		}
+	}
+	return walls
 }

@@ -22,6 +22,7 @@ var tunnels = []struct{ name, backend string }{
 	{"host-gw", "{Type: host-gw}"},
 	{"udp", "{Type: udp}"},
 	{"ipip", "{Type: ipip}"},
+	{"wireguard", "{Type: wireguard}"},
 }
 
 // streaming in the environment makes the test binary one end of a TCP stream:

@@ -93,6 +93,13 @@ type Backend struct {
 	GBP           bool `json:"GBP,omitempty"`
 	Learning      bool `json:"Learning,omitempty"`
 	DirectRouting bool `json:"DirectRouting,omitempty"`
+	// Of wireguard: the UDP port, 51820 by default; the pre-shared key, base64;
+	// the seconds between keepalives, 0 for none; and which addresses nodes
+	// reach each other by, where the spec says so.
+	ListenPort                  int    `json:"ListenPort,omitempty"`
+	PSK                         string `json:"PSK,omitempty"`
+	PersistentKeepaliveInterval int    `json:"PersistentKeepaliveInterval,omitempty"`
+	Mode                        string `json:"Mode,omitempty"`
 	// The shell commands of the extension backend.
 	PreStartupCommand   string `json:"PreStartupCommand,omitempty"`
 	PostStartupCommand  string `json:"PostStartupCommand,omitempty"`
@@ -190,6 +197,8 @@ type Agent struct {
 	Underlay string `json:"underlay"`
 	// IPMasq asks for masquerading of what leaves the overlay.
 	IPMasq bool `json:"ipMasq"`
+	// ByHand says that no agent runs on the node.
+	ByHand bool `json:"byHand,omitempty"`
 }
 
 // Pod is one pod.

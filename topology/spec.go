@@ -107,6 +107,14 @@ type BackendSpec struct {
 	Learning *bool `json:"Learning,omitempty"`
 	// Whether nodes of one segment route to each other without encapsulation; false when left out.
 	DirectRouting *bool `json:"DirectRouting,omitempty"`
+	// For wireguard: the UDP port that nodes listen on; 51820 when left out.
+	ListenPort *int `json:"ListenPort,omitempty" jsonschema:"minimum=1,maximum=65535"`
+	// For wireguard: a key of 32 bytes in base64 that all nodes share, besides their own; none when left out.
+	PSK string `json:"PSK,omitempty" jsonschema:"pattern=^[A-Za-z0-9+/]{43}=$"`
+	// For wireguard: the seconds after which a silent node sends something, so that NAT gateways remember it; 0, never, when left out.
+	PersistentKeepaliveInterval *int `json:"PersistentKeepaliveInterval,omitempty" jsonschema:"minimum=0,maximum=65535"`
+	// For wireguard: which addresses nodes reach each other by; separate when left out.
+	Mode string `json:"Mode,omitempty" jsonschema:"enum=separate,enum=auto,enum=ipv4,enum=ipv6"`
 	// For extension: the shell command that runs before the node has a lease. What it prints is the lease's BackendData.
 	PreStartupCommand string `json:"PreStartupCommand,omitempty"`
 	// For extension: the shell command that runs when the node has a lease, with NETWORK, SUBNET and PUBLIC_IP.
@@ -235,6 +243,8 @@ type AgentSpec struct {
 	PublicIP netip.Addr `json:"publicIP,omitempty"`
 	// Whether what leaves the overlay is masqueraded; true when left out.
 	IPMasq *bool `json:"ipMasq,omitempty"`
+	// Whether no agent runs, and the node is programmed by hand; false when left out. Its pods are wired all the same.
+	ByHand *bool `json:"byHand,omitempty"`
 }
 
 // StoreSpec is where the agents' leases live.

@@ -70,18 +70,18 @@ type Backend interface {
 	Desired(own lease.Lease, all []lease.Lease) (want datapath.State, problems []string)
 }
 
-// DataV6 is what a Backend also has whose lease carries data of IPv6.
-type DataV6 interface {
-	// DataV6 is the BackendV6Data of the node's lease, after Adopt.
-	DataV6() json.RawMessage
-}
-
 // A Recaller is a Backend that can take over from the node's last lease what no
 // longer is in the kernel, such as after a reboot. Recall is called before Adopt,
 // so that what is in the kernel counts more.
 type Recaller interface {
 	// Recall is given the zero value where nothing is known.
 	Recall(last lease.Attrs)
+}
+
+// DataV6 is what a Backend also has whose lease carries data of IPv6.
+type DataV6 interface {
+	// DataV6 is the BackendV6Data of the node's lease, after Adopt.
+	DataV6() json.RawMessage
 }
 
 // New makes a backend from net-conf.json; its error names what the

@@ -223,10 +223,11 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 // changing the node's IPv6 routes, as flannel does, and lets a device that
 // carries IPv6 have it where new devices do not.
 func settleIPv6(dev string, carries bool) error {
-	if !carries {
-		return writeIPv6(dev, "accept_ra", "0")
+	err := writeIPv6(dev, "accept_ra", "0")
+	if carries {
+		err = errors.Join(err, writeIPv6(dev, "disable_ipv6", "0"))
 	}
-	return errors.Join(writeIPv6(dev, "accept_ra", "0"), writeIPv6(dev, "disable_ipv6", "0"))
+	return err
 }
 
 // writeIPv6 writes one of the device's settings for IPv6.

@@ -20,9 +20,10 @@ const (
 
 // Profiles that the checks belong to.
 const (
-	model = "model"
-	vxlan = "vxlan"
-	ipip  = "ipip"
+	model     = "model"
+	vxlan     = "vxlan"
+	ipip      = "ipip"
+	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
 	// resilience is that of what an overlay must survive.
@@ -58,6 +59,17 @@ func nodeNames(p *topology.Plan) []string {
 		names[i] = n.Name
 	}
 	return names
+}
+
+// withAgents are the nodes on which an agent runs.
+func withAgents(p *topology.Plan) []*topology.Node {
+	var out []*topology.Node
+	for i := range p.Nodes {
+		if !p.Nodes[i].Agent.ByHand {
+			out = append(out, &p.Nodes[i])
+		}
+	}
+	return out
 }
 
 func podNames(p *topology.Plan) []string {

@@ -213,8 +213,8 @@ func await(ctx context.Context, env *suite.Env, wrong func(n *topology.Node, st 
 	behind = map[string]string{}
 	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
 	defer cancel()
-	err = suite.Each(nodeNames(plan), func(name string) error {
-		s, err := env.Session(ctx, name)
+	err = suite.Each(withAgents(plan), func(node *topology.Node) error {
+		s, err := env.Session(ctx, node.Name)
 		if err != nil {
 			return err
 		}
@@ -223,12 +223,12 @@ func await(ctx context.Context, env *suite.Env, wrong func(n *topology.Node, st 
 			return err
 		}
 		defer m.Close() // it only listened
-		node, last := plan.Node(name), ""
+		last := ""
 		_, err = m.Until(waiting, func(st *probe.State) string { last = wrong(node, st); return last })
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			mu.Lock()
 			defer mu.Unlock()
-			behind[name] = last
+			behind[node.Name] = last
 			return nil
 		}
 		return err

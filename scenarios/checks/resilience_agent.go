@@ -26,13 +26,15 @@ func agentsRestarted(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
-	nodes := plan.Nodes[max(0, len(plan.Nodes)-maxRestarts):]
+	nodes := withAgents(plan)
+	all := len(nodes)
+	nodes = nodes[max(0, all-maxRestarts):]
 	flows, err := startTraffic(ctx, env, 100)
 	if err != nil {
 		return err
 	}
 	for i := range nodes {
-		if err := restartUnseen(ctx, env, restarter, &nodes[i]); err != nil {
+		if err := restartUnseen(ctx, env, restarter, nodes[i]); err != nil {
 			return err
 		}
 	}
@@ -49,7 +51,7 @@ func agentsRestarted(ctx context.Context, env *suite.Env) error {
 			env.Fail("lease "+l.Key, fmt.Sprintf("as before: %+v", l), fmt.Sprintf("%+v", after))
 		}
 	}
-	env.Evidence("%d of %s killed and restarted, %s", len(nodes), count(len(plan.Nodes), "agent"), passed)
+	env.Evidence("%d of %s killed and restarted, %s", len(nodes), count(all, "agent"), passed)
 	return nil
 }
 
@@ -107,7 +109,8 @@ func peerLeavesUnseen(ctx context.Context, env *suite.Env) error {
 	if _, err := g.join(ctx); err != nil {
 		return err
 	}
-	node := &plan.Nodes[len(plan.Nodes)-1]
+	nodes := withAgents(plan)
+	node := nodes[len(nodes)-1]
 	release, err := holdAgent(ctx, env, holder, node.Name)
 	if err != nil {
 		return err

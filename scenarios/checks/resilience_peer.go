@@ -23,7 +23,7 @@ func peerJoins(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	took, err := g.join(ctx)
-	env.Evidence("%s served a new lease of %s within %v", count(len(env.Plan().Nodes), "node"), g.lease.Subnet, rounded(took))
+	env.Evidence("%s served a new lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took))
 	return err
 }
 
@@ -40,7 +40,7 @@ func peerLeaves(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	took, err := g.gone(ctx)
-	env.Evidence("%s forgot the lease of %s within %v", count(len(env.Plan().Nodes), "node"), g.lease.Subnet, rounded(took))
+	env.Evidence("%s forgot the lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took))
 	return err
 }
 
@@ -77,7 +77,7 @@ func peerChanges(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	err = change("address", func(l *lease.Lease) { l.PublicIP = other })
-	env.Evidence("%s followed %s", count(len(env.Plan().Nodes), "node"), strings.Join(told, ", "))
+	env.Evidence("%s followed %s", count(len(withAgents(env.Plan())), "node"), strings.Join(told, ", "))
 	return err
 }
 

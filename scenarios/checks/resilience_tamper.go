@@ -19,13 +19,16 @@ const patient = 500
 // tampering deletes and alters each kind of entry that leads from one node to
 // the next (RS-05).
 func tampering(ctx context.Context, env *suite.Env) error {
-	nodes := nodesWithPods(env.Plan())
-	v, err := newVictim(ctx, env, nodes[0])
+	node, peer, err := ends(env.Plan())
+	if err != nil {
+		return err
+	}
+	v, err := newVictim(ctx, env, node)
 	if err != nil {
 		return err
 	}
 	defer v.close()
-	faults, err := v.faults(nodes[1])
+	faults, err := v.faults(peer)
 	if err != nil {
 		return err
 	}
@@ -51,7 +54,11 @@ func tampering(ctx context.Context, env *suite.Env) error {
 
 // deviceDeleted deletes the overlay's device (RS-06).
 func deviceDeleted(ctx context.Context, env *suite.Env) error {
-	v, err := newVictim(ctx, env, nodesWithPods(env.Plan())[0])
+	node, _, err := ends(env.Plan())
+	if err != nil {
+		return err
+	}
+	v, err := newVictim(ctx, env, node)
 	if err != nil {
 		return err
 	}
@@ -81,9 +88,9 @@ func linkFlap(ctx context.Context, env *suite.Env) error {
 		return suite.NotApplicablef("with the link the kernel drops IPv6 addresses, which are not the agent's to restore")
 	}
 	nodes := nodesWithPods(plan)
-	i := slices.IndexFunc(nodes, func(n *topology.Node) bool { return n.Name != plan.Store.Node })
+	i := slices.IndexFunc(nodes, func(n *topology.Node) bool { return n.Name != plan.Store.Node && !n.Agent.ByHand })
 	if i < 0 {
-		return suite.NotApplicablef("the only node with pods holds the store")
+		return suite.NotApplicablef("the only node with pods and an agent holds the store")
 	}
 	v, err := newVictim(ctx, env, nodes[i])
 	if err != nil {
@@ -140,6 +147,17 @@ func reaches(ctx context.Context, env *suite.Env, from, to *topology.Node) error
 type fault struct {
 	name   string
 	change probe.Change
+}
+
+// ends are a node that an agent looks after, and the next one, to which its
+// traffic goes.
+func ends(plan *topology.Plan) (node, peer *topology.Node, err error) {
+	nodes := nodesWithPods(plan)
+	i := slices.IndexFunc(nodes, func(n *topology.Node) bool { return !n.Agent.ByHand })
+	if i < 0 {
+		return nil, nil, suite.NotApplicablef("no node with pods has an agent")
+	}
+	return nodes[i], nodes[(i+1)%len(nodes)], nil
 }
 
 // victim is a node whose state is made wrong, and that ought to repair it.

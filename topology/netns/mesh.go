@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -41,12 +42,13 @@ func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error)
 		updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{}),
 	}
 	for i := range p.Nodes {
-		if p.Nodes[i].Name == n.Name || !p.Network.Backend.Connects() {
+		peer := &p.Nodes[i]
+		if peer.Name == n.Name || peer.Agent.ByHand || !p.Network.Backend.Connects() {
 			continue
 		}
-		w.missing[p.Nodes[i].PodCIDR] = true
-		if cidr6 := p.Nodes[i].PodCIDR6; cidr6.IsValid() {
-			w.missing[cidr6] = true
+		w.missing[peer.PodCIDR] = true
+		if peer.PodCIDR6.IsValid() {
+			w.missing[peer.PodCIDR6] = true
 		}
 	}
 	err := s.set.Do(func() error {
@@ -126,6 +128,32 @@ func watchSubnetFiles(p *topology.Plan) (*subnetFiles, error) {
 		}
 	}
 	return &subnetFiles{watcher: w}, nil
+}
+
+// writeSubnetFiles writes subnet.env, by flannel's keys, on nodes where no agent
+// does.
+func writeSubnetFiles(p *topology.Plan) error {
+	for i := range p.Nodes {
+		n := &p.Nodes[i]
+		if !n.Agent.ByHand {
+			continue
+		}
+		env := fmt.Sprintf("FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=%s\n", p.Network.Network, n.Gateway())
+		if n.PodCIDR6.IsValid() {
+			env += fmt.Sprintf("FLANNEL_IPV6_NETWORK=%s\nFLANNEL_IPV6_SUBNET=%s\n", p.Network.IPv6Network,
+				netip.PrefixFrom(n.PodCIDR6.Addr().Next(), n.PodCIDR6.Bits()))
+		}
+		env += fmt.Sprintf("FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", p.OverlayMTU(n), n.Agent.IPMasq)
+		file, half := nodeFolder(n.Name, "run/flannel/subnet.env"), nodeFolder(n.Name, "run/flannel/.subnet.env")
+		err := os.WriteFile(half, []byte(env), 0o644)
+		if err == nil {
+			err = os.Rename(half, file) // in one step, as an agent does
+		}
+		if err != nil {
+			return fmt.Errorf("write subnet.env of node %s: %w", n.Name, err)
+		}
+	}
+	return nil
 }
 
 // each calls found once for each node whose file has appeared, until all have.

@@ -46,7 +46,7 @@ func (*Provider) Name() string { return "netns" }
 
 // backends are the backends that labs of this provider may have: those of the
 // bundled agent.
-var backends = map[string]bool{"vxlan": true, "host-gw": true, "udp": true, "ipip": true, "alloc": true, "extension": true}
+var backends = map[string]bool{"vxlan": true, "host-gw": true, "udp": true, "ipip": true, "wireguard": true, "alloc": true, "extension": true}
 
 // Check implements topology.Provider: what a plan asks for that this provider
 // or this machine cannot do.
@@ -66,10 +66,17 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 		if err := tuntap.Usable(); err != nil {
 			errs = append(errs, fmt.Errorf("spec.network.Backend.Type: backend udp needs TUN devices: %w", err))
 		}
+	case "wireguard":
+		if plan.Network.EnableIPv6 {
+			errs = append(errs, errors.New("spec.network.EnableIPv6: wireguard of this build carries IPv4 alone; write Type: vxlan or host-gw, or leave EnableIPv6 out"))
+		}
+		if plan.Network.Backend.Mode == "ipv6" {
+			errs = append(errs, errors.New("spec.network.Backend.Mode: ipv6 asks for tunnels over IPv6, which this build does not make; leave it out"))
+		}
 	}
 	errs = append(errs, samePublicIP(plan)...)
 	errs = append(errs, p.checkPlugins(plan))
-	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 })
+	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 && !n.Agent.ByHand })
 	if bundled && p.Programs["overlabd"] == "" {
 		errs = append(errs, errors.New("overlabd is neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`"))
 	}

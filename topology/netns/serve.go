@@ -68,7 +68,7 @@ func (l *lab) answer(p *peer) error {
 func (l *lab) restartAgent(node string) response {
 	a := l.agents[node]
 	if a == nil {
-		return response{Error: fmt.Sprintf("no node %s in lab %s", node, l.plan.Name)}
+		return response{Error: fmt.Sprintf("no node %s with an agent in lab %s", node, l.plan.Name)}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*restartMost)
 	defer cancel()
@@ -88,7 +88,7 @@ func (l *lab) hold(p *peer, node string) error {
 	if node != "" {
 		a := l.agents[node]
 		if a == nil {
-			return p.send(response{Error: fmt.Sprintf("no node %s in lab %s", node, l.plan.Name)})
+			return p.send(response{Error: fmt.Sprintf("no node %s with an agent in lab %s", node, l.plan.Name)})
 		}
 		end = a.hold
 	}

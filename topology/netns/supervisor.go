@@ -199,7 +199,11 @@ func (l *lab) status() topology.Status {
 		Nodes: len(l.plan.Nodes), Pods: len(l.plan.Pods), Phases: l.phases, Dir: l.opts.StateDir,
 	}
 	for i := range l.plan.Nodes {
-		a := l.agents[l.plan.Nodes[i].Name].Status()
+		running := l.agents[l.plan.Nodes[i].Name]
+		if running == nil {
+			continue // it is programmed by hand
+		}
+		a := running.Status()
 		a.Log = filepath.Join(l.opts.StateDir, logFolder, filepath.Base(a.Log))
 		s.Agents = append(s.Agents, a)
 	}

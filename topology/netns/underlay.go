@@ -180,6 +180,10 @@ func linkKinds(backend string) []linkKind {
 		kinds = append(kinds, linkKind{"ipip", "CONFIG_NET_IPIP", orTun(create(func(b *rtnl.Batch) {
 			b.AddIPIP(rtnl.Link{Name: "ipip"}, loopback)
 		}))})
+	case "wireguard":
+		kinds = append(kinds, linkKind{"wireguard", "CONFIG_WIREGUARD", orTun(create(func(b *rtnl.Batch) {
+			b.AddKind(rtnl.Link{Name: "wireguard"}, "wireguard")
+		}))})
 	}
 	return kinds
 }

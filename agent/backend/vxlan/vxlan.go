@@ -148,13 +148,18 @@ func (v *VXLAN) Adopt(have datapath.State) {
 
 // Recall keeps the MAC addresses that peers have in their tables.
 func (v *VXLAN) Recall(last lease.Attrs) {
-	for f, link := range v.links {
+	if last.BackendType != Type {
+		return
+	}
+	for f, raw := range map[lease.Family]json.RawMessage{lease.IPv4: last.BackendData, lease.IPv6: last.BackendV6Data} {
 		var data leaseData
-		if last.BackendType != Type || json.Unmarshal(last.Data(f), &data) != nil || data.VNI != link.VNI {
+		link, ok := v.links[f]
+		if !ok || json.Unmarshal(raw, &data) != nil || data.VNI != link.VNI {
 			continue
 		}
 		if mac, err := datapath.ParseMAC(data.VtepMAC); err == nil {
 			link.MAC = mac
+			v.links[f] = link
 		}
 	}
 }

@@ -42,6 +42,8 @@ func (t trace) next(now time.Time, p *wgtypes.Peer) trace {
 type change struct {
 	config   wgtypes.Config
 	commands []string
+	// fresh are the peers that the device does not know.
+	fresh []wgtypes.Key
 }
 
 // settingsChange is what makes a device's own settings as they must be. A mark
@@ -83,6 +85,7 @@ func (w *WireGuard) peersChange(c *change, want map[wgtypes.Key]peer, have *wgty
 		var words []string
 		if p := present[key]; p == nil {
 			one, words = w.newPeer(want[key])
+			c.fresh = append(c.fresh, key)
 		} else {
 			w.traces[key] = w.traces[key].next(now, p)
 			one, words = w.peerChange(want[key], p, now)

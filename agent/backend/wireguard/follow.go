@@ -41,7 +41,7 @@ func (w *WireGuard) Prepare(ctx context.Context) (err error) {
 	return w.with(func(c control) error {
 		have, err := c.Device(Device)
 		if err != nil {
-			return w.explain(err)
+			return explain(err)
 		}
 		return configure(c, w.settingsChange(have))
 	})
@@ -62,7 +62,7 @@ func (w *WireGuard) Follow(ctx context.Context, own lease.Lease, all []lease.Lea
 			return err
 		}
 		w.done(want)
-		return nil
+		return w.greet(ctx, c, due.fresh)
 	})
 }
 
@@ -104,7 +104,7 @@ func (w *WireGuard) with(fn func(control) error) error {
 func (w *WireGuard) look(c control, want map[wgtypes.Key]peer) (change, error) {
 	have, err := c.Device(Device)
 	if err != nil {
-		return change{}, w.explain(err)
+		return change{}, explain(err)
 	}
 	due := w.settingsChange(have)
 	w.peersChange(&due, want, have, time.Now())
@@ -122,7 +122,7 @@ func configure(c control, due change) error {
 }
 
 // explain says more of a device that cannot be read.
-func (w *WireGuard) explain(err error) error {
+func explain(err error) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no WireGuard device %s at present: %w", Device, err)
 	}
