@@ -46,7 +46,7 @@ func (s *Session) PathMTU(ctx context.Context, dst netip.Addr, limit int, wait t
 		default:
 			fails, m.BlackHole = size, true
 		}
-		size = max((passes+fails)/2, minSize)
+		size = max((passes+fails)/2, icmpOf(dst).smallest())
 	}
 	m.MTU = passes
 	return m, nil
