@@ -63,7 +63,7 @@ func (p *Ping) defaults() error {
 		p.ID = uuid.New()
 	}
 	switch {
-	case !p.Dst.IsValid() || p.Dst.IsMulticast() || p.Dst.Zone() != "":
+	case !p.Dst.IsValid() || p.Dst.Is4In6() || p.Dst.IsMulticast() || p.Dst.Zone() != "":
 		return fmt.Errorf("ping %s: not the address of one machine", p.Dst)
 	case p.Src.IsValid() && p.Src.Is4() != p.Dst.Is4():
 		return fmt.Errorf("ping %s from %s: they are of two families", p.Dst, p.Src)

@@ -29,9 +29,9 @@ type Session struct {
 	pings *pinger
 	// pings6 is nil where the kernel has no IPv6.
 	pings6 *pinger
-	state *dumper
-	echo  *echoes
-	flows *flows
+	state  *dumper
+	echo   *echoes
+	flows  *flows
 }
 
 // Open opens a session. The error wraps ErrNotLocal where the namespace
