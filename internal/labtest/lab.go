@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,11 @@ func (l *Lab) build() error {
 			return fmt.Errorf("node %s: %w", n.Name, err)
 		}
 	}
+	if l.plan.Network.EnableIPv6 {
+		if err := l.solicitable(); err != nil {
+			return err
+		}
+	}
 	return forwarding(l.underlay)
 }
 
@@ -147,6 +153,43 @@ func forwarding(set *netns.Set) error {
 				return nil
 			case time.Now().After(deadline):
 				return fmt.Errorf("%s does not come up", links[waiting].Attrs().Name)
+			}
+		}
+	})
+}
+
+// solicitable waits until neighbours can find every pod and cni0: the kernel
+// joins an address's group (RFC 4291 section 2.7.1) after it has the address,
+// and who asks before asks again only after a second.
+func (l *Lab) solicitable() error {
+	p := l.plan.Over6()
+	for _, pod := range p.Pods {
+		if err := joined(l.spaces[pod.Name].Set, "eth0", pod.Address.Addr()); err != nil {
+			return fmt.Errorf("pod %s: %w", pod.Name, err)
+		}
+		if err := joined(l.spaces[pod.Node].Set, "cni0", p.Node(pod.Node).Gateway().Addr()); err != nil {
+			return fmt.Errorf("node %s: %w", pod.Node, err)
+		}
+	}
+	return nil
+}
+
+func joined(set *netns.Set, dev string, a netip.Addr) error {
+	bytes := a.As16()
+	group := fmt.Sprintf("ff0200000000000000000001ff%x", bytes[13:])
+	return set.Do(func() error {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			text, err := os.ReadFile("/proc/thread-self/net/igmp6")
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(text)) {
+				if f := strings.Fields(line); len(f) > 2 && f[1] == dev && f[2] == group {
+					return nil
+				}
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s does not listen for who asks for %s", dev, a)
 			}
 		}
 	})
