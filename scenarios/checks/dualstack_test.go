@@ -2,6 +2,7 @@ package checks_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/overlab/overlab/harness/suite"
@@ -24,7 +25,7 @@ func TestSoundDualStack(t *testing.T) {
 			plan.Network.Backend.Type = c.backend
 			lab := labtest.Up(t, plan)
 			startStore(t, lab)
-			r := run(t, lab, suite.Options{})
+			r := run(t, lab, suite.Options{}, append(slices.Clone(withoutAgents), "MTU-07", "DS")...)
 			for _, res := range r.Results {
 				t.Log(res.ID, res.Verdict, res.Evidence, res.Reason)
 				if res.Verdict != suite.Pass && res.Verdict != suite.NotApplicable {
