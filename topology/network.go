@@ -25,8 +25,26 @@ func (x *expansion) network() {
 	x.v4 = x.subnets(familyIPv4, n.Network, n.SubnetLen, n.SubnetMin, n.SubnetMax)
 	if c.EnableIPv6 {
 		x.v6 = x.subnets(familyIPv6, n.IPv6Network, n.IPv6SubnetLen, n.IPv6SubnetMin, n.IPv6SubnetMax)
+	} else {
+		x.refuseIPv6Keys(n)
 	}
 	x.backend(&n.Backend)
+}
+
+// refuseIPv6Keys: flannel ignores IPv6's keys without EnableIPv6, and who writes
+// them does not expect that.
+func (x *expansion) refuseIPv6Keys(n *NetworkSpec) {
+	for _, key := range []struct {
+		name  string
+		given bool
+	}{
+		{"IPv6Network", n.IPv6Network.IsValid()}, {"IPv6SubnetLen", n.IPv6SubnetLen != nil},
+		{"IPv6SubnetMin", n.IPv6SubnetMin.IsValid()}, {"IPv6SubnetMax", n.IPv6SubnetMax.IsValid()},
+	} {
+		if key.given {
+			x.notDual("spec.network." + key.name)
+		}
+	}
 }
 
 // ipv6Mode settles what the kernels do with IPv6.

@@ -52,6 +52,10 @@ func TestNetworkRules(t *testing.T) {
 			"4:52: spec.underlay[0].cidr6: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
 			"5:31: spec.nodes[0].podCIDR6: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
 			"6:39: spec.pods[0].address6: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out"}},
+		{"an IPv6 network in a lab of IPv4", "  network: {IPv6Network: \"fd00:9::/48\", IPv6SubnetLen: 64, IPv6SubnetMin: \"fd00:9::\"}\n", []string{
+			"4:26: spec.network.IPv6Network: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
+			"4:56: spec.network.IPv6SubnetLen: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
+			"4:75: spec.network.IPv6SubnetMin: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out"}},
 		{"legacy records of two families", "  network: {EnableIPv6: true}\n  cni: {legacyRecords: true}\n", []string{
 			"5:24: spec.cni.legacyRecords: is true, but the lab is dual stack, and the old form has room for one subnet; leave it out"}},
 		{"words", "  provider: Netns\n  ipv6: on\n", []string{
