@@ -24,6 +24,9 @@ func (a *Agent) introduce(ctx context.Context, config *lease.Config) (lease.Self
 			if self.Key.Subnet.IsValid() {
 				config.SubnetLen = self.Key.Subnet.Bits()
 			}
+			if self.Key.Subnet6.IsValid() {
+				config.IPv6SubnetLen = self.Key.Subnet6.Bits()
+			}
 			a.Log.Info("the store has assigned a subnet", "subnet", self.Key)
 			return self, nil
 		}
@@ -46,6 +49,9 @@ func (a *Agent) introduce(ctx context.Context, config *lease.Config) (lease.Self
 func instructed(o underlay.Options, self lease.Self) underlay.Options {
 	if self.PublicIP.IsValid() {
 		o.PublicIP = self.PublicIP
+	}
+	if self.PublicIPv6.IsValid() {
+		o.PublicIPv6 = self.PublicIPv6
 	}
 	return o
 }

@@ -107,7 +107,7 @@ func (x *expansion) matchInterface(m *machine, path func(string) string, find fu
 	if a.Iface != "" {
 		ip, _ := netip.ParseAddr(a.Iface)
 		n := find(func(n *nic) bool {
-			return ip.IsValid() && n.Address.Addr() == ip || n.Name == a.Iface || n.AltName == a.Iface
+			return ip.IsValid() && (n.Address.Addr() == ip || n.Address6.Addr() == ip) || n.Name == a.Iface || n.AltName == a.Iface
 		})
 		if n != nil {
 			if a.Iface == n.AltName {
@@ -127,7 +127,9 @@ func (x *expansion) matchInterface(m *machine, path func(string) string, find fu
 		x.add(path("ifaceRegex"), "is %s, which is not a regular expression: %s", show(a.IfaceRegex), strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 		return nil
 	}
-	n := find(func(n *nic) bool { return n.Address.IsValid() && re.MatchString(n.Address.Addr().String()) })
+	n := find(func(n *nic) bool {
+		return n.Address.IsValid() && re.MatchString(n.Address.Addr().String()) || n.Address6.IsValid() && re.MatchString(n.Address6.Addr().String())
+	})
 	if n == nil {
 		n = find(func(n *nic) bool { return re.MatchString(n.Name) })
 	}
@@ -169,7 +171,7 @@ func (x *expansion) checkMTUs() {
 		if x.plan.Network.Backend.MTU != 0 {
 			path = "spec.network.Backend.MTU"
 		}
-		x.once(path, "leaves %s an overlay MTU of %d bytes; IPv6 needs 1280: write %d at least", n.Name, x.plan.OverlayMTU(n), 1280+x.plan.Network.Backend.Overhead())
+		x.once(path, "leaves %s an overlay MTU of %d bytes; IPv6 needs 1280: write %d at least", n.Name, x.plan.OverlayMTU(n), 1280+x.plan.Network.Overhead())
 	}
 }
 

@@ -25,8 +25,26 @@ func (x *expansion) network() {
 	x.v4 = x.subnets(familyIPv4, n.Network, n.SubnetLen, n.SubnetMin, n.SubnetMax)
 	if c.EnableIPv6 {
 		x.v6 = x.subnets(familyIPv6, n.IPv6Network, n.IPv6SubnetLen, n.IPv6SubnetMin, n.IPv6SubnetMax)
+	} else {
+		x.refuseIPv6Keys(n)
 	}
 	x.backend(&n.Backend)
+}
+
+// refuseIPv6Keys: flannel ignores IPv6's keys without EnableIPv6, and who writes
+// them does not expect that.
+func (x *expansion) refuseIPv6Keys(n *NetworkSpec) {
+	for _, key := range []struct {
+		name  string
+		given bool
+	}{
+		{"IPv6Network", n.IPv6Network.IsValid()}, {"IPv6SubnetLen", n.IPv6SubnetLen != nil},
+		{"IPv6SubnetMin", n.IPv6SubnetMin.IsValid()}, {"IPv6SubnetMax", n.IPv6SubnetMax.IsValid()},
+	} {
+		if key.given {
+			x.notDual("spec.network." + key.name)
+		}
+	}
 }
 
 // ipv6Mode settles what the kernels do with IPv6.
@@ -190,11 +208,24 @@ func (x *expansion) backend(b *BackendSpec) {
 			}
 		}
 	}
+	if x.plan.Network.EnableIPv6 {
+		x.dualBackend(path, out)
+	}
 	switch out.Type {
 	case "vxlan":
 		out.VNI, out.Port = nonzero(out.VNI, 1), nonzero(out.Port, 8472)
 	case "udp":
 		out.Port = nonzero(out.Port, 8285)
+	}
+}
+
+// dualBackend checks what a dual-stack overlay asks of the backend besides.
+func (x *expansion) dualBackend(path string, b *Backend) {
+	switch {
+	case !b.CarriesIPv6():
+		x.add(path+".Type", "is %s, which carries IPv4 alone, as flannel's does; write vxlan or host-gw, or leave EnableIPv6 out", b.Type)
+	case b.Type == "vxlan" && b.VNI > 9999:
+		x.add(path+".VNI", "is %d; in a dual-stack overlay the name of the second device, flannel-v6.VNI, has room for four digits", b.VNI)
 	}
 }
 

@@ -25,7 +25,7 @@ var (
 func encapsulated() capture.Packet {
 	p := capture.Packet{VXLAN: capture.VXLAN{Flags: 8, VNI: 1}}
 	p.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerUDP | capture.LayerVXLAN
-	p.IP = capture.IPv4{TTL: 64, Src: ip("172.16.1.8"), Dst: ip("172.16.1.9")}
+	p.IP = capture.IP{TTL: 64, Src: ip("172.16.1.8"), Dst: ip("172.16.1.9")}
 	p.UDP.Dst = 8472
 	p.Inner.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerICMP
 	p.Inner.Eth = capture.Ethernet{Src: mac1, Dst: mac2}
@@ -36,7 +36,7 @@ func encapsulated() capture.Packet {
 func bare() capture.Packet {
 	var p capture.Packet
 	p.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerICMP
-	p.IP = capture.IPv4{TTL: 63, Src: ip("10.244.0.2"), Dst: ip("10.244.1.2")}
+	p.IP = capture.IP{TTL: 63, Src: ip("10.244.0.2"), Dst: ip("10.244.1.2")}
 	return p
 }
 
@@ -90,8 +90,8 @@ func TestMatchers(t *testing.T) {
 		{match.BeUp(), link, probe.Link{Name: "cni0"}, "expected up\nseen     cni0 is down"},
 		{match.HaveMTU(1450), &link, probe.Link{Name: "eth0", MTU: 1500}, "expected mtu 1450\nseen     eth0 has mtu 1500"},
 		{match.HaveMTU(1450), &link, (*probe.Link)(nil), "expected mtu 1450\nseen     nothing of the kind"},
-		{match.HaveIPv4(net("10.244.1.1/24")), link, probe.Link{Name: "cni0"}, "expected address 10.244.1.1/24\nseen     cni0 has no address"},
-		{match.HaveOnlyIPv4(net("10.244.1.1/24")), probe.Link{Addresses: link.Addresses[:2]}, link,
+		{match.HaveAddress(net("10.244.1.1/24")), link, probe.Link{Name: "cni0"}, "expected address 10.244.1.1/24\nseen     cni0 has no address"},
+		{match.HaveOnlyAddress(net("10.244.1.1/24")), probe.Link{Addresses: link.Addresses[:2]}, link,
 			"expected address 10.244.1.1/24 and no other\nseen     cni0 has 10.244.1.1/24; 10.244.1.9/24"},
 		{match.HaveRoute(st.Routes[0]), st, probe.State{Routes: []probe.Route{offlink}},
 			"expected route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink\nseen     10.244.2.0/24 via 10.244.2.0 dev flannel.1"},

@@ -76,19 +76,20 @@ type echoes struct {
 	closed  bool
 }
 
-// newEchoes opens the sockets in the calling thread's namespace.
+// newEchoes opens the sockets in the calling thread's namespace: each serves
+// both families, where the kernel has both.
 func newEchoes(local topology.Local) (*echoes, error) {
 	e := &echoes{local: local, waiting: map[uuid.UUID]chan EchoReply{}, conns: map[net.Conn]struct{}{}}
 	var err error
-	if e.server, err = net.ListenPacket("udp4", ":0"); err != nil {
+	if e.server, err = net.ListenPacket("udp", ":0"); err != nil {
 		return nil, fmt.Errorf("open UDP echo server: %w", err)
 	}
 	e.sockets = append(e.sockets, e.server)
-	if e.tcp, err = net.Listen("tcp4", ":0"); err != nil {
+	if e.tcp, err = net.Listen("tcp", ":0"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open TCP echo server: %w", err), e.close())
 	}
 	e.sockets = append(e.sockets, e.tcp)
-	if e.client, err = net.ListenUDP("udp4", nil); err != nil {
+	if e.client, err = net.ListenUDP("udp", nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("open UDP echo client: %w", err), e.close())
 	}
 	e.sockets = append(e.sockets, e.client)
@@ -196,7 +197,7 @@ func (e *echoes) askTCP(ctx context.Context, r Echo) (EchoReply, error) {
 	began := time.Now()
 	dialing, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	conn, err := e.local.Dial(dialing, "tcp4", r.Server.String())
+	conn, err := e.local.Dial(dialing, "tcp", r.Server.String())
 	if err != nil {
 		if ctx.Err() != nil {
 			return EchoReply{}, context.Cause(ctx)

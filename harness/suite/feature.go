@@ -24,6 +24,8 @@ const (
 	Peers Feature = "second node"
 	// IPv4: the overlay carries IPv4.
 	IPv4 Feature = "IPv4 overlay"
+	// IPv6: the overlay carries IPv6.
+	IPv6 Feature = "IPv6 overlay"
 	// KernelDatapath: packets never pass through a userspace proxy, which
 	// would count as a hop.
 	KernelDatapath Feature = "backend in the kernel"
@@ -97,6 +99,7 @@ func Features(p *topology.Plan) []Feature {
 		{CrossNodePods, len(perNode) > 1},
 		{Peers, len(p.Nodes) > 1},
 		{IPv4, p.Network.EnableIPv4},
+		{IPv6, p.Network.EnableIPv6},
 		{KernelDatapath, b.Type != "udp"},
 		{VXLAN, b.Type == "vxlan"},
 		{FullMesh, b.Type == "vxlan" && !b.DirectRouting},

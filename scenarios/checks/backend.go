@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/netip"
 
 	"github.com/onsi/gomega/types"
 
@@ -95,7 +94,7 @@ func ipInIP(ctx context.Context, env *suite.Env) error {
 		}
 		env.Expect(where, l, match.BeUp())
 		env.Expect(where, l, match.HaveMTU(plan.OverlayMTU(n)))
-		env.Expect(where, l, match.HaveOnlyIPv4(netip.PrefixFrom(n.PodCIDR.Masked().Addr(), 32)))
+		env.Expect(where, l, match.HaveOnlyAddress(single(n.PodCIDR.Masked().Addr())))
 	}
 	x, err := exchange(ctx, env, ringOfFlows(plan))
 	if err != nil {

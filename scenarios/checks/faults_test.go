@@ -26,13 +26,16 @@ import (
 type fault struct {
 	name  string
 	check string
-	// backend is that of the lab, where it is not vxlan.
+	// backend is that of the lab, where it is not vxlan. The lab is dual stack
+	// for a check of IPv6.
 	backend topology.Backend
 	// brk and mend break the lab and repair it.
 	brk, mend []string
-	// rewire, where set, breaks the VXLAN device of node-1; it is mended by
-	// making it anew.
+	// rewire, where set, breaks the VXLAN device of node-1, that of IPv6 for a
+	// check of IPv6; it is mended by making it anew.
 	rewire func(*rtnl.Vxlan)
+	// both says of a fault of IPv6 that IPv4 suffers too.
+	both bool
 	// want is what the check's findings must say.
 	want string
 }
@@ -246,7 +249,7 @@ func backendFaults() []fault {
 }
 
 func faults() []fault {
-	return append(slices.Concat(wireguardFaults(), udpFaults(), ipipFaults(), backendFaults()), []fault{
+	return append(slices.Concat(wireguardFaults(), udpFaults(), ipipFaults(), backendFaults(), dualFaults()), []fault{
 		{
 			name: "a node's output changes the TTL", check: "TTL-01",
 			brk:  []string{"node-1-pod-2: " + table, "node-1-pod-2: " + filterChain("output"), "node-1-pod-2: nft add rule ip t c ip ttl set 60"},
@@ -572,11 +575,19 @@ func TestEveryFaultIsFound(t *testing.T) {
 	for _, f := range faults() {
 		t.Run(f.check+" "+f.name, func(t *testing.T) {
 			t.Parallel() // each has a lab of its own, and mostly waits
+			twin, again := strings.CutPrefix(f.check, "DS-01/")
 			plan := labtest.Plan(3, 2, 1500)
+			if again || f.check == "MTU-07" {
+				plan = labtest.DualPlan(3, 2, 1500)
+			}
 			if f.backend.Type != "" {
 				plan.Network.Backend = f.backend
 			}
 			lab := labtest.Up(t, plan)
+			rewire := lab.Rewire
+			if plan.Network.EnableIPv6 {
+				rewire = lab.Rewire6
+			}
 			expect := func(when string, v suite.Verdict) string {
 				t.Helper()
 				r := run(t, lab, quick(), f.check)
@@ -589,7 +600,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 				for _, c := range commands {
 					ns, cmd, _ := strings.Cut(c, ": ")
 					if cmd == "rewire" {
-						lab.Rewire(t, ns)
+						rewire(t, ns)
 					} else {
 						lab.Exec(t, ns, strings.Fields(cmd)...)
 					}
@@ -597,14 +608,19 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}
 			expect("before the fault", suite.Pass)
 			if f.rewire != nil {
-				lab.Rewire(t, "node-1", f.rewire)
+				rewire(t, "node-1", f.rewire)
 			}
 			do(f.brk)
 			if got := expect("with the fault", suite.Fail); !strings.Contains(got, f.want) {
 				t.Errorf("the findings do not say %q:\n%s", f.want, got)
 			}
+			if again && !f.both {
+				if r := run(t, lab, quick(), twin); r.Results[0].Verdict != suite.Pass {
+					t.Errorf("IPv4 suffers too: %s", text(r.Results[0]))
+				}
+			}
 			if f.rewire != nil {
-				lab.Rewire(t, "node-1")
+				rewire(t, "node-1")
 			}
 			do(f.mend)
 			expect("after the repair", suite.Pass)

@@ -89,7 +89,7 @@ func TestShapes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab := labtest.Up(t, c.plan)
-			r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+			r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU-0[12]")
 			var na []string
 			for _, res := range r.Results {
 				switch res.Verdict {
@@ -183,7 +183,7 @@ func TestNotOurBusiness(t *testing.T) {
 	} {
 		lab.Exec(t, "node-1", strings.Fields(cmd)...)
 	}
-	r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+	r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU-0[12]")
 	allPass(t, r)
 	if !slices.ContainsFunc(r.States["node-1"].RoutesVia("flannel.1"), func(r probe.Route) bool { return r.Dst.Addr().Is6() }) {
 		t.Error("IPv6 did not come up, so that nothing is shown")
@@ -307,7 +307,7 @@ func TestManyNodes(t *testing.T) {
 		t.Skip("not with -short: it makes 48 namespaces")
 	}
 	lab := labtest.Up(t, labtest.Plan(16, 2, 1500))
-	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU-0[12]")
 	allPass(t, r)
 	for _, res := range r.Results {
 		if res.ID == "TTL-03" && !strings.HasPrefix(res.Evidence, "300 of 960 pairs, ttl=62") {

@@ -59,7 +59,7 @@ func wireChecks() []suite.Check {
 // were not.
 func wireCheck(judge func(*suite.Env, packet), show func(packet) string, absence func(*suite.Env, []packet) error) func(context.Context, *suite.Env) error {
 	return func(ctx context.Context, env *suite.Env) error {
-		x, err := suite.Shared(env, "exchanges on the underlay", func(ctx context.Context) (*exchanges, error) {
+		x, err := suite.Shared(env, fmt.Sprintf("exchanges on the underlay of %s", env.Plan().Network.Network), func(ctx context.Context) (*exchanges, error) {
 			return exchange(ctx, env, ringOfFlows(env.Plan()))
 		})
 		if err != nil {
@@ -145,8 +145,7 @@ func exchange(ctx context.Context, env *suite.Env, flows []flow) (*exchanges, er
 	points := map[string]suite.Point{}
 	var list []suite.Point
 	for _, n := range nodesWithPods(plan) {
-		// Everything that could carry the ping, on any port or bare.
-		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: filter.UDP().Or(filter.ICMP()).Or(filter.Protocol(protoIPIP))}
+		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: carriers(plan)}
 		list = append(list, points[n.Name])
 	}
 	pings := make([]suite.Ping, len(flows))
@@ -188,6 +187,16 @@ func exchange(ctx context.Context, env *suite.Env, flows []flow) (*exchanges, er
 	return x, nil
 }
 
+// carriers is everything that could carry the family's pings, on any port or
+// bare.
+func carriers(plan *topology.Plan) filter.Filter {
+	all := filter.UDP().Or(filter.Protocol(protoIPIP))
+	if plan.Is6() {
+		return all.Or(filter.UDP6()).Or(filter.ICMPv6())
+	}
+	return all.Or(filter.ICMP())
+}
+
 // ringOfFlows has, for each node with pods, one flow from its first pod and
 // one from the node itself, to the first pod of the next.
 func ringOfFlows(plan *topology.Plan) []flow {
@@ -218,7 +227,7 @@ func (x *exchanges) add(p packet, due bool) {
 		// its own fault.
 		outer := f.Decode(0)
 		d := f.Decode(outer.UDP.Dst)
-		if isReply := d.Innermost().ICMP.Type == 0; isReply == p.reply && d.Innermost().Has(capture.LayerICMP) {
+		if in := d.Innermost(); in.IsICMP() && in.IsEchoReply() == p.reply {
 			p.frame, p.decoded = f, d
 			x.packets = append(x.packets, p)
 			return

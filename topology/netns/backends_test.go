@@ -34,14 +34,14 @@ func TestBackendsThatCannotBe(t *testing.T) {
 // TestMeshOfRoutes: one route to the whole overlay is one to every peer, and
 // alloc awaits none.
 func TestMeshOfRoutes(t *testing.T) {
-	network := netip.MustParsePrefix("10.244.0.0/16")
-	w := &meshWatch{network: network, missing: map[netip.Prefix]bool{
-		netip.MustParsePrefix("10.244.1.0/24"): true, netip.MustParsePrefix("10.244.2.0/24"): true,
+	networks := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00::/48")}
+	w := &meshWatch{networks: networks, missing: map[netip.Prefix]bool{
+		netip.MustParsePrefix("10.244.1.0/24"): true, netip.MustParsePrefix("10.244.2.0/24"): true, netip.MustParsePrefix("fd00:0:0:1::/64"): true,
 	}}
 	for _, step := range []struct {
 		dst  string
 		left int
-	}{{"10.244.7.0/24", 2}, {"10.0.0.0/8", 2}, {"10.244.1.0/24", 1}, {"10.244.0.0/16", 0}} {
+	}{{"10.244.7.0/24", 3}, {"10.0.0.0/8", 3}, {"10.244.1.0/24", 2}, {"10.244.0.0/16", 1}, {"fd00:0:0:1::/64", 0}} {
 		w.noteRoute(netip.MustParsePrefix(step.dst))
 		if len(w.missing) != step.left {
 			t.Errorf("after a route to %s, %d are missing", step.dst, len(w.missing))

@@ -131,8 +131,12 @@ func fixNeighbours(p *topology.Plan, n *topology.Node, s *space) error {
 	for i, nic := range n.Interfaces {
 		for j := range p.Nodes {
 			for _, peer := range p.Nodes[j].Interfaces {
-				if p.Nodes[j].Name != n.Name && peer.Segment == nic.Segment {
-					b.AddNeigh(rtnl.Neigh{Dev: s.first + i, IP: peer.Address.Addr(), MAC: peer.MAC.HardwareAddr()})
+				if p.Nodes[j].Name == n.Name || peer.Segment != nic.Segment {
+					continue
+				}
+				b.AddNeigh(rtnl.Neigh{Dev: s.first + i, IP: peer.Address.Addr(), MAC: peer.MAC.HardwareAddr()})
+				if peer.Address6.IsValid() {
+					b.AddNeigh(rtnl.Neigh{Dev: s.first + i, IP: peer.Address6.Addr(), MAC: peer.MAC.HardwareAddr()})
 				}
 			}
 		}
