@@ -18,16 +18,19 @@ import (
 var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^ipip flannel\.ipip$`)
 
 // Cleanup removes what agents have left on the node: the devices with all that
-// hangs on them, the underlay interface's routes to other nodes' pods, the
-// firewall's rules and the subnet file. The lease stays in the store, where it
-// expires, or is the node's again when an agent returns.
-func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
-	errs := []error{removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
-	err := os.Remove(subnetFile)
-	if err == nil {
-		log.Info("removed", "file", subnetFile)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+// hangs on them, what is theirs of IPsec, the underlay interface's routes to
+// other nodes' pods, the firewall's rules, the subnet file and the other files.
+// The lease stays in the store, where it expires, or is the node's again when
+// an agent returns.
+func Cleanup(ctx context.Context, subnetFile string, others []string, log *slog.Logger) error {
+	errs := []error{removeDevices(log), removeIPsec(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
+	for _, file := range append(others, subnetFile) {
+		err := os.Remove(file)
+		if err == nil {
+			log.Info("removed", "file", file)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

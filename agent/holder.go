@@ -18,14 +18,15 @@ type holder struct {
 	log    *slog.Logger
 	// grants are what was acquired, newest only.
 	grants mailbox[lease.Grant]
-	// again asks for the lease to be acquired again.
+	// again asks for the lease to be acquired again, attrs with others.
 	again chan struct{}
+	attrs mailbox[lease.Attrs]
 }
 
 func newHolder(s lease.Store, c lease.Claim, margin time.Duration, st *status, log *slog.Logger) *holder {
 	return &holder{
 		store: s, claim: c, margin: margin, status: st, log: log,
-		grants: newMailbox[lease.Grant](), again: make(chan struct{}, 1),
+		grants: newMailbox[lease.Grant](), again: make(chan struct{}, 1), attrs: newMailbox[lease.Attrs](),
 	}
 }
 
@@ -35,6 +36,12 @@ func (h *holder) reacquire() {
 	case h.again <- struct{}{}:
 	default:
 	}
+}
+
+// republish asks for the lease to be written anew, and does not wait.
+func (h *holder) republish(a lease.Attrs) {
+	h.attrs.put(a)
+	h.reacquire()
 }
 
 func (h *holder) run(ctx context.Context) {
@@ -56,6 +63,10 @@ func (h *holder) acquire(ctx context.Context) (lease.Grant, bool) {
 	retry := backoff{first: 20 * time.Millisecond, last: 2 * time.Second}
 	said := ""
 	for {
+		select {
+		case h.claim.Attrs = <-h.attrs.ch:
+		default:
+		}
 		g, err := h.store.Acquire(ctx, h.claim)
 		if ctx.Err() != nil {
 			return g, false

@@ -43,7 +43,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	if s.cleanup {
-		err = agent.Cleanup(ctx, s.subnetFile, log)
+		err = agent.Cleanup(ctx, s.subnetFile, []string{ipsecMemory()}, log)
 	} else {
 		err = run(ctx, s, log)
 	}

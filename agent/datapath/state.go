@@ -27,7 +27,8 @@ func (s Set[T]) Has(v T) bool {
 }
 
 // State is what an overlay owns in one network namespace: some devices,
-// everything that hangs on them, and routes of another (see BareRoutes).
+// everything that hangs on them, routes of another (see BareRoutes), and its
+// share of IPsec.
 // Wanted and present states have the same type.
 type State struct {
 	Links Set[Link]
@@ -39,6 +40,9 @@ type State struct {
 	// Routes holds the main table's routes that leave through the devices, and
 	// the owned ones of another.
 	Routes Set[Route]
+	// SAs and Policies are those of IPsec.
+	SAs      Set[SA]
+	Policies Set[Policy]
 }
 
 // NewState returns an empty state.
@@ -49,6 +53,9 @@ func NewState() State {
 		Neighs: map[NeighKey]MAC{},
 		FDB:    Set[FDB]{},
 		Routes: Set[Route]{},
+
+		SAs:      Set[SA]{},
+		Policies: Set[Policy]{},
 	}
 }
 

@@ -23,7 +23,7 @@ func suites() []suite {
 		{"agent", "^(TestIPIP|TestIPsec|TestWireguard)"},
 		{"agent/datapath", "."},
 		{"topology/netns", "^TestKernel"},
-		//{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
+		{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
 		{"labs", "^TestExercises$/^(ipip|ipsec|wireguard)$"},
 	}
 }

@@ -1,0 +1,73 @@
+package ipsec
+
+import (
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/overlab/overlab/agent/datapath"
+)
+
+// nonceLen is the length in bytes of the random number that a node publishes:
+// two nodes, or one at two times, never have the same.
+const nonceLen = 32
+
+// leaseData is the BackendData of a lease.
+type leaseData struct {
+	// Nonce is base64 in JSON.
+	Nonce []byte
+}
+
+// readNonce reads a peer's BackendData.
+func readNonce(data json.RawMessage) ([]byte, error) {
+	if len(data) == 0 || string(data) == "null" {
+		return nil, errors.New("it has no BackendData with a nonce: its node runs flanneld, whose ipsec exchanges keys by IKE, and this one's does not")
+	}
+	var d leaseData
+	if err := json.Unmarshal(data, &d); err != nil {
+		return nil, fmt.Errorf("read its BackendData: %w", err)
+	}
+	if len(d.Nonce) != nonceLen {
+		return nil, fmt.Errorf("the Nonce in its BackendData has %d bytes, not %d", len(d.Nonce), nonceLen)
+	}
+	return d.Nonce, nil
+}
+
+// end is one end of a tunnel.
+type end struct {
+	ip    netip.Addr
+	nonce []byte
+}
+
+// keys makes the associations' keys of the pre-shared key. For packets from one
+// node to another, the key, its salt and the SPI are the output of
+//
+//	HKDF-SHA256 (RFC 5869)
+//	  secret  PSK, as it stands in net-conf.json
+//	  salt    the source's nonce, then the destination's: 64 bytes
+//	  info    "overlab ipsec 1 SOURCE DESTINATION", the PublicIPs as text
+//	  length  24: the AES key 16, its salt 4 (RFC 4106, section 8.1), the SPI 4,
+//	          big endian, with the highest bit set, as 0 to 255 are not free
+//
+// So both ends know both directions' keys from the leases alone, each direction
+// has its own, and a nonce that is new at either end makes new ones of both.
+// Who learns the pre-shared key can read what was recorded before: there is no
+// forward secrecy, unlike with IKE.
+type keys struct{ psk string }
+
+// association makes that for packets from src to dst.
+func (k keys) association(src, dst end) datapath.SA {
+	salt := append(append(make([]byte, 0, 2*nonceLen), src.nonce...), dst.nonce...)
+	out, err := hkdf.Key(sha256.New, []byte(k.psk), salt, fmt.Sprintf("overlab ipsec 1 %s %s", src.ip, dst.ip), 24)
+	if err != nil {
+		panic(err) // for a length of more than 8160 bytes only
+	}
+	return datapath.SA{
+		Src: src.ip, Dst: dst.ip, Key: datapath.SAKey(out[:20]),
+		SPI: binary.BigEndian.Uint32(out[20:]) | 1<<31,
+	}
+}
