@@ -165,6 +165,10 @@ func backends() []string {
 	return []string{"vxlan", "host-gw", "udp", "ipip", "wireguard", "ipsec", "alloc", "extension"}
 }
 
+// shortestPSK is how many characters flannel's ipsec asks of its key
+// (pkg/backend/ipsec/ipsec.go).
+const shortestPSK = 96
+
 // backend settles the Backend object.
 func (x *expansion) backend(b *BackendSpec) {
 	const path = "spec.network.Backend"
@@ -175,6 +179,7 @@ func (x *expansion) backend(b *BackendSpec) {
 		Port: x.between(path+".Port", b.Port, 1, 65535, 0, ""),
 		MTU:  x.mtu(path+".MTU", b.MTU, 0),
 		GBP:  or(b.GBP, false), Learning: or(b.Learning, false), DirectRouting: or(b.DirectRouting, false),
+		PSK: b.PSK, UDPEncap: or(b.UDPEncap, false),
 		PreStartupCommand: b.PreStartupCommand, PostStartupCommand: b.PostStartupCommand,
 		SubnetAddCommand: b.SubnetAddCommand, SubnetRemoveCommand: b.SubnetRemoveCommand,
 	}
@@ -187,6 +192,12 @@ func (x *expansion) backend(b *BackendSpec) {
 				x.add(path+"."+c.key, "is a command of the backend extension, and the backend is %s; leave it out", out.Type)
 			}
 		}
+	}
+	switch {
+	case out.Type == "ipsec" && len(out.PSK) < shortestPSK:
+		x.add(path+".PSK", "has %d characters; ipsec needs %d at least: `openssl rand -hex 48` makes a key", len(out.PSK), shortestPSK)
+	case out.Type != "ipsec" && out.PSK != "":
+		x.add(path+".PSK", "is a key of the backend ipsec, and the backend is %s; leave it out", out.Type)
 	}
 	switch out.Type {
 	case "vxlan":

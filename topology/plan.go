@@ -88,6 +88,10 @@ type Backend struct {
 	GBP           bool `json:"GBP,omitempty"`
 	Learning      bool `json:"Learning,omitempty"`
 	DirectRouting bool `json:"DirectRouting,omitempty"`
+	// PSK is the key that all nodes of ipsec share; UDPEncap puts its packets
+	// in UDP.
+	PSK      string `json:"PSK,omitempty"`
+	UDPEncap bool   `json:"UDPEncap,omitempty"`
 	// The shell commands of the extension backend.
 	PreStartupCommand   string `json:"PreStartupCommand,omitempty"`
 	PostStartupCommand  string `json:"PostStartupCommand,omitempty"`

@@ -107,6 +107,10 @@ type BackendSpec struct {
 	Learning *bool `json:"Learning,omitempty"`
 	// Whether nodes of one segment route to each other without encapsulation; false when left out.
 	DirectRouting *bool `json:"DirectRouting,omitempty"`
+	// For ipsec: the key that all nodes share, 96 characters at least; `openssl rand -hex 48` makes one.
+	PSK string `json:"PSK,omitempty"`
+	// For ipsec: whether ESP travels in UDP; false when left out. The bundled agent does not do it.
+	UDPEncap *bool `json:"UDPEncap,omitempty"`
 	// For extension: the shell command that runs before the node has a lease. What it prints is the lease's BackendData.
 	PreStartupCommand string `json:"PreStartupCommand,omitempty"`
 	// For extension: the shell command that runs when the node has a lease, with NETWORK, SUBNET and PUBLIC_IP.

@@ -39,6 +39,8 @@ const (
 	HostGW Feature = "host-gw backend"
 	// IPIP: the backend is ipip, and takes every packet between nodes.
 	IPIP Feature = "ipip backend without DirectRouting"
+	// IPsec: the backend is ipsec.
+	IPsec Feature = "ipsec backend"
 	// DirectRouting: the backend is vxlan, and leaves it out on one segment.
 	DirectRouting Feature = "vxlan backend with DirectRouting"
 	// SegmentPeers: two nodes with pods have their agents' interfaces on one
@@ -86,6 +88,7 @@ func Features(p *topology.Plan) []Feature {
 		{Connects, b.Connects()},
 		{HostGW, b.Type == "host-gw"},
 		{IPIP, b.Type == "ipip" && !b.DirectRouting},
+		{IPsec, b.Type == "ipsec"},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
 		{EtcdStore, p.Store.Type == "etcd"},

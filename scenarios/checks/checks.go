@@ -23,6 +23,7 @@ const (
 	model = "model"
 	vxlan = "vxlan"
 	ipip  = "ipip"
+	ipsec = "ipsec"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
 )

@@ -14,6 +14,7 @@ import (
 // TestBackendsThatCannotBe: a lab that could not come up is refused, and why.
 func TestBackendsThatCannotBe(t *testing.T) {
 	p := &Provider{Programs: map[string]string{"overlabd": os.Args[0]}}
+	psk := strings.Repeat("secret", 16)
 	const segments = "  underlay: [{name: left, cidr: 10.1.0.0/24}, {name: right, cidr: 10.2.0.0/24}]\n" +
 		"  routers: [{name: r, interfaces: [{segment: left}, {segment: right}]}]\n" +
 		"  nodes: [{name: a, interfaces: [{segment: left}]}, {name: b, interfaces: [{segment: right}]}]\n"
@@ -23,7 +24,10 @@ func TestBackendsThatCannotBe(t *testing.T) {
 		"  network: {Backend: {Type: vxlan, DirectRouting: true}}\n" + segments: "",
 		"  network: {Backend: {Type: host-gw}}\n" + segments:                    "host-gw crosses no router, and the agents of a and b are on the segments left and right",
 		"  network: {Backend: {Type: host-gw}}\n  agent: {iface: eth0}\n  nodes: [{name: a, agent: {publicIP: 192.0.2.1}}, {name: b}]\n": "a would publish 192.0.2.1 in place of 172.16.1.1",
-		"  network: {Backend: {Type: ipsec}}\n": "backend ipsec is not in this build, which has alloc, extension, host-gw, ipip, vxlan",
+		"  network: {Backend: {Type: udp}}\n":                                     "backend udp is not in this build, which has alloc, extension, host-gw, ipip, ipsec, vxlan",
+		"  network: {Backend: {Type: ipsec, PSK: " + psk + "}}\n":                 "",
+		"  network: {Backend: {Type: ipsec, UDPEncap: true, PSK: " + psk + "}}\n": "holds a socket",
+		"  network: {Backend: {Type: ipsec, PSK: " + psk + "}}\n  agent: {iface: eth0}\n  nodes: [{name: a, agent: {publicIP: 192.0.2.1}}, {name: b}]\n": "ESP passes no address translation",
 	} {
 		err := p.Check(context.Background(), planOf(t, "spec:\n"+spec))
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
@@ -42,6 +46,20 @@ func TestKernelWithoutIPIP(t *testing.T) {
 	}
 	if !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "makes no links of type ipip") || !strings.Contains(err.Error(), "CONFIG_NET_IPIP") {
 		t.Error(err)
+	}
+}
+
+// TestKernelWithoutESP: likewise for ipsec.
+func TestKernelWithoutESP(t *testing.T) {
+	labFolders(t)
+	err := probeKinds(linkKinds("ipsec"))
+	if err == nil {
+		t.Skip("SKIPPED, NOT TESTED: this kernel encrypts ESP packets")
+	}
+	for _, want := range []string{"encrypts no ESP packets with AES-GCM", "sudo modprobe esp4", "CONFIG_INET_ESP"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: no %q", err, want)
+		}
 	}
 }
 
