@@ -54,6 +54,8 @@ type Options struct {
 	Log    *slog.Logger
 	// Ready, if set, is called once, when the node first is ready.
 	Ready func()
+	// Observer, if set, is told of what the agent does.
+	Observer Observer
 }
 
 // Agent is one node's agent. Its kernel is that of the network namespace in
@@ -61,14 +63,18 @@ type Options struct {
 type Agent struct {
 	Options
 	status *status
-	// questions ask the loop whether the kernel is as it ought to be now.
-	questions chan chan error
+	// questions ask the loop whether the kernel is as it ought to be now, rules
+	// the guard whether the firewall is.
+	questions, rules chan chan error
 }
 
 // New returns an agent that does nothing yet.
 func New(o Options) *Agent {
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
 	return &Agent{
-		Options: o, questions: make(chan chan error),
+		Options: o, questions: make(chan chan error), rules: make(chan chan error),
 		status: newStatus(o.Ready, topicConfig, topicDatapath, topicLease, topicStore, topicFirewall, topicSubnetFile, topicBackend),
 	}
 }
@@ -81,13 +87,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	warnWithoutForwarding(a.Log)
 
 	config, err := a.configure(ctx)
 	if err != nil {
 		return ended(ctx, err)
 	}
-	node, err := a.settle(ctx, config)
+	warnWithoutForwarding(config, a.Log)
+	self, err := a.introduce(ctx, config)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	node, err := a.settle(ctx, config, self)
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -96,10 +106,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	snapshots := newMailbox[lease.Snapshot]()
 	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
 	claim := lease.Claim{
-		Config: config, Previous: previousSubnet(a.SubnetFile, config),
-		Attrs: lease.Attrs{PublicIP: node.underlay.PublicIP, BackendType: node.backend.Type(), BackendData: node.backend.Data()},
+		Config: config, Previous: previousKey(a.SubnetFile, config), Attrs: node.attrs(),
 	}
-	h := newHolder(a.Store, claim, a.RenewMargin, a.status, a.Log)
+	h := newHolder(a, claim)
 	running.Go(func() { h.run(ctx) })
 	g := newGuard(a)
 	running.Go(func() { g.run(ctx) })
@@ -125,6 +134,18 @@ type node struct {
 	segment  *segment
 }
 
+// attrs is what the node publishes.
+func (n *node) attrs() lease.Attrs {
+	a := lease.Attrs{
+		PublicIP: n.underlay.PublicIP, PublicIPv6: n.underlay.PublicIPv6,
+		BackendType: n.backend.Type(), BackendData: n.backend.Data(),
+	}
+	if v6, ok := n.backend.(backend.DataV6); ok {
+		a.BackendV6Data = v6.DataV6()
+	}
+	return a
+}
+
 func (n *node) close() error { return errors.Join(n.kernel.Close(), n.segment.close()) }
 
 // configure waits for a network configuration, as flannel does: for ever.
@@ -139,7 +160,9 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 		}
 		a.status.set(topicConfig, err)
 		if err == nil {
-			a.Log.Info("network configuration", "network", config.Network, "backend", config.BackendType)
+			for _, f := range config.Families() {
+				a.Log.Info("network configuration", "network", config.Range(f).Network, "backend", config.BackendType)
+			}
 			return config, nil
 		}
 		if ctx.Err() != nil {
@@ -157,20 +180,19 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
-func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
+func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Self) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
 			strings.Join(slices.Sorted(maps.Keys(a.Backends)), ", "))
 	}
-	if config.EnableIPv6 {
-		return nil, errors.New("IPv6 (EnableIPv6 in the network configuration) is not in this build")
-	}
-	under, err := chooseUnderlay(a.Underlay)
+	under, err := chooseUnderlay(config, instructed(a.Underlay, self))
 	if err != nil {
 		return nil, err
 	}
-	a.Log.Info("underlay", "interface", under.Name, "address", under.Address, "publicIP", under.PublicIP, "mtu", under.MTU)
+	for _, f := range config.Families() {
+		a.Log.Info("underlay", "interface", under.Name, "address", under.Own(f), "publicIP", under.Public(f), "mtu", under.MTU)
+	}
 	segment, err := newSegment(under.Name)
 	if err != nil {
 		return nil, err
@@ -188,6 +210,9 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 		return nil, errors.Join(err, segment.close())
 	}
 	n := &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}
+	if r, ok := b.(backend.Recaller); ok {
+		r.Recall(self.Attrs)
+	}
 	b.Adopt(kernel.State())
 	// The device alone: what hangs on it carries traffic, and without the
 	// leases nobody can tell what of it is stale.
@@ -221,7 +246,7 @@ func explainKind(err error, want datapath.State) error {
 	return err
 }
 
-func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
+func chooseUnderlay(config *lease.Config, o underlay.Options) (backend.Underlay, error) {
 	conn, err := rtnl.Dial()
 	if err != nil {
 		return backend.Underlay{}, err
@@ -231,36 +256,52 @@ func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
 	if err != nil {
 		return backend.Underlay{}, err
 	}
-	return underlay.Select(facts, o)
+	return underlay.Select(facts, config.Families(), o)
 }
 
-// Check says why the node is not ready, and nil when it is: the kernel and
-// subnet.env are as the leases say, and the leases are the store's newest. The
-// firewall's rules are judged by the last look at them, at most FirewallResync
-// ago.
+// Check says why the node is not ready, and nil when it is: the kernel, the
+// firewall's rules and subnet.env are at this moment as the leases say, and the
+// leases are the store's newest.
 func (a *Agent) Check(ctx context.Context) error {
 	if err := a.status.err(); err != nil {
 		return err
 	}
+	if a.guarded() { // first: a look at the rules takes longer
+		if err := ask(ctx, a.rules, topicFirewall); err != nil {
+			return err
+		}
+	}
+	return ask(ctx, a.questions, topicDatapath)
+}
+
+// ask has a goroutine answer that may be at work on a topic.
+func ask(ctx context.Context, questions chan<- chan error, t topic) error {
 	answer := make(chan error, 1)
 	select {
-	case a.questions <- answer:
+	case questions <- answer:
 	case <-ctx.Done():
-		return errors.New("datapath: it is being worked on")
+		return fmt.Errorf("%s: it is being worked on", t)
 	}
 	select {
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
-		return errors.New("datapath: it is being worked on")
+		return fmt.Errorf("%s: it is being worked on", t)
 	}
 }
 
-// warnWithoutForwarding: flannel, too, leaves that switch to the host.
-func warnWithoutForwarding(log *slog.Logger) {
-	const path = "/proc/sys/net/ipv4/ip_forward"
-	if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == "0" {
-		log.Warn("the kernel forwards no IPv4 packets: pods will not reach other nodes", "mend", "sysctl -w net.ipv4.ip_forward=1")
+// Topics tells of each thing that must be well for the node to be ready how it
+// was when it was last looked at: nil is well.
+func (a *Agent) Topics() map[string]error { return a.status.all() }
+
+// warnWithoutForwarding: flannel, too, leaves these switches to the host.
+func warnWithoutForwarding(config *lease.Config, log *slog.Logger) {
+	for _, f := range config.Families() {
+		key := map[lease.Family]string{lease.IPv4: "net/ipv4/ip_forward", lease.IPv6: "net/ipv6/conf/all/forwarding"}[f]
+		if b, err := os.ReadFile("/proc/sys/" + key); err == nil && strings.TrimSpace(string(b)) == "0" {
+			log.Warn("the kernel forwards no packets of "+f.String()+": pods will not reach other nodes",
+				"mend", "sysctl -w "+strings.ReplaceAll(key, "/", ".")+"=1")
+		}
 	}
 }
 

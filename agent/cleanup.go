@@ -7,23 +7,25 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
+	"github.com/overlab/overlab/agent/forwarder"
 	"github.com/overlab/overlab/internal/rtnl"
 )
 
 // ownDevice are the kinds and names of the devices of flannel's backends.
-var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^ipip flannel\.ipip$`)
+var ownDevice = regexp.MustCompile(`^vxlan flannel(-v6)?\.[0-9]+$|^(ipip|tun) flannel\.ipip$|^tun flannel0$|^(wireguard|tun) flannel-wg$`)
 
-// Cleanup removes what agents have left on the node: the devices with all that
-// hangs on them, what is theirs of IPsec, the underlay interface's routes to
-// other nodes' pods, the firewall's rules, the subnet file and the other files.
-// The lease stays in the store, where it expires, or is the node's again when
-// an agent returns.
+// Cleanup removes what agents have left on the node: the forwarders, the
+// devices with all that hangs on them, what is theirs of IPsec, the underlay
+// interface's routes to other nodes' pods, the firewall's rules, the subnet file
+// and the other files. The lease stays in the store, where it expires, or is the
+// node's again when an agent returns.
 func Cleanup(ctx context.Context, subnetFile string, others []string, log *slog.Logger) error {
-	errs := []error{removeDevices(log), removeIPsec(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
+	errs := []error{forwarder.EndAll(filepath.Dir(subnetFile), log), removeDevices(log), removeIPsec(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
 	for _, file := range append(others, subnetFile) {
 		err := os.Remove(file)
 		if err == nil {

@@ -132,7 +132,7 @@ type node struct {
 	ip         netip.Addr
 	subnetFile string
 	program    string
-	args       []string
+	args, env  []string
 	cmd        *exec.Cmd
 	log        *os.File
 	http       *http.Client
@@ -199,7 +199,7 @@ func (c *cluster) node(n int, args ...string) *node {
 func (n *node) start() *node {
 	n.Helper()
 	n.cmd = exec.Command(n.program, n.args...)
-	n.cmd.Env = append(os.Environ(), asAgent+"=1", ipsec.MemoryFileEnv+"="+filepath.Join(filepath.Dir(n.subnetFile), "ipsec.json"))
+	n.cmd.Env = append(append(os.Environ(), asAgent+"=1", ipsec.MemoryFileEnv+"="+filepath.Join(filepath.Dir(n.subnetFile), "ipsec.json")), n.env...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	if err := n.set.Do(n.cmd.Start); err != nil {
 		n.Fatal(err)

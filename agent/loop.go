@@ -45,15 +45,19 @@ type loop struct {
 	// claimedOver is the value that our first claim replaced, if it was another
 	// VTEP's.
 	claimedOver *lease.Attrs
+	// unannounced says that the node has a lease of which Announce does not know.
+	unannounced bool
 	problems    []string
 	rekeying    bool             // other attributes are on their way to the store
 	moves       int              // the kernel's Moves for which want was computed
 	published   lease.Key        // the subnet that subnet.env and firewall know
+	written     lease.Key        // the one that subnet.env was written with
 	said        map[topic]string // what the log was told of each topic last
 
 	wake, rearm chan struct{}
 	repair      *time.Timer       // when foreign changes are to be mended
 	due         bool              // whether repair is running
+	noticed     time.Time         // when it was started
 	repairs     []time.Time       // when the last ones were
 	refused     []datapath.Change // what the last attempt left undone
 	retry       *time.Timer       // when it is tried again
@@ -107,19 +111,23 @@ func (l *loop) run(ctx context.Context, snapshots mailbox[lease.Snapshot]) {
 		case now := <-l.repair.C:
 			l.due = false
 			l.repairs = append(l.repairs, now)
-			l.reconcile("repair")
+			l.reconcile(ReasonRepair)
 		case <-l.retry.C:
 			l.kernel.Resync()
-			l.reconcile("retry")
+			l.reconcile(ReasonRetry)
 		case <-l.rewrite.C:
 			l.writeSubnetFile()
 		case <-resync.C:
 			l.kernel.Resync()
 			l.lookAround(true)
-			l.reconcile("repair")
+			l.reconcile(ReasonRepair)
 			l.writeSubnetFile()
 		case answer := <-l.agent.questions:
-			answer <- l.verify()
+			if err := l.verify(); err != nil {
+				answer <- err
+			} else {
+				l.follow.ask(answer)
+			}
 		}
 	}
 }
@@ -130,9 +138,10 @@ func (l *loop) takeSnapshot(s lease.Snapshot) {
 		return // nothing was read yet: that nobody is there does not follow
 	}
 	l.snapshot = &s
+	l.agent.Observer.Leases(len(s.Leases), len(s.Unreadable))
 	l.watchOwn()
 	l.desire()
-	l.reconcile("leases")
+	l.reconcile(ReasonLeases)
 	l.publish()
 }
 
@@ -145,31 +154,42 @@ func (l *loop) takeGrant(g lease.Grant) {
 	case l.own == nil && g.Replaced != nil && g.Replaced.BackendType != "":
 		l.claimedOver = g.Replaced
 		l.agent.Log.Warn("the lease carried another VTEP: this node was set up anew, or another node has the same PublicIP",
-			"publicIP", g.Lease.Attrs.PublicIP, "before", string(g.Replaced.BackendData), "now", string(g.Lease.Attrs.BackendData))
+			"publicIP", l.config.Identity(g.Lease.Attrs), "before", vteps(*g.Replaced), "now", vteps(g.Lease.Attrs))
 	case l.own != nil && l.own.Lease.Key != g.Lease.Key:
-		l.agent.Log.Error("the subnet was lost to another node; pods keep addresses of the old one until they are made anew",
+		l.agent.Log.Error("the node has lost its subnet and got another; pods keep addresses of the old one until they are made anew",
 			"was", l.own.Lease.Key, "is", g.Lease.Key)
 	}
-	l.own = &g
+	l.own, l.unannounced = &g, true
 	if l.snapshot != nil {
 		l.watchOwn() // another's write may have overtaken the grant
 	}
 	l.desire()
-	l.reconcile("lease")
+	l.reconcile(ReasonLease)
 	l.publish()
 }
 
 // publish tells the node of its subnet, once the datapath has been seen to.
 func (l *loop) publish() {
-	if l.want == nil || l.published == l.own.Lease.Key {
+	if l.want == nil {
+		return
+	}
+	if l.unannounced {
+		l.unannounced = false
+		l.holder.announceSoon()
+	}
+	if l.published == l.own.Lease.Key {
 		return
 	}
 	l.published = l.own.Lease.Key
 	l.writeSubnetFile()
-	l.guard.configs.put(firewall.Config{
-		Network: l.config.Network, Subnet: l.published.Subnet, NFTables: l.config.EnableNFTables,
-		Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
-	})
+	var configs []firewall.Config
+	for _, f := range l.config.Families() {
+		configs = append(configs, firewall.Config{
+			Network: l.config.Range(f).Network, Subnet: l.published.Of(f), NFTables: l.config.EnableNFTables,
+			Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
+		})
+	}
+	l.guard.configs.put(configs)
 }
 
 // watchOwn looks after our own key in the store: whoever deletes or overwrites
@@ -200,17 +220,26 @@ func (l *loop) watchOwn() {
 // came later then knows that the other lives, and gives in.
 func (l *loop) contend(now lease.Lease) {
 	own := l.own.Lease
+	ours, theirs := l.config.Identity(own.Attrs), l.config.Identity(now.Attrs)
 	switch {
-	case now.Attrs.PublicIP != own.Attrs.PublicIP:
-		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, now.Attrs.PublicIP))
+	case l.own.Bound:
+		l.agent.Log.Warn("the lease was overwritten in the store; writing it again", "subnet", own.Key, "publicIP", theirs, "data", vteps(now.Attrs))
+		l.holder.reacquire()
+	case theirs != ours:
+		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, theirs))
 	case l.claimedOver != nil && now.Attrs.Equal(*l.claimedOver):
 		l.report(topicLease, fmt.Errorf("another running agent has the same PublicIP %s, with %s; give this node an address of its own with --iface or --public-ip",
-			own.Attrs.PublicIP, now.Attrs.BackendData))
+			ours, vteps(now.Attrs)))
 	default:
 		l.agent.Log.Error("another agent with the same PublicIP has overwritten the lease; writing it again",
-			"subnet", own.Key, "other", string(now.Attrs.BackendData))
+			"subnet", own.Key, "other", vteps(now.Attrs))
 		l.holder.reacquire()
 	}
+}
+
+// vteps is what a lease says of the backend, of both families.
+func vteps(a lease.Attrs) string {
+	return strings.TrimSpace(string(a.BackendData) + " " + string(a.BackendV6Data))
 }
 
 // report records how a topic is, and logs what is new about it.
@@ -285,7 +314,7 @@ func (l *loop) repairSoon() {
 		pause = time.Second
 		l.agent.Log.Error("something else keeps changing what this agent owns; repairing once a second", "devices", l.backend.Scope().Devices)
 	}
-	l.due = true
+	l.due, l.noticed = true, now
 	l.repair.Reset(pause)
 }
 
@@ -294,11 +323,20 @@ func (l *loop) reconcile(why string) {
 	if l.want == nil {
 		return
 	}
-	err := l.program(why)
+	began := time.Now()
+	if why == ReasonRepair && !l.noticed.IsZero() {
+		began, l.noticed = l.noticed, time.Time{}
+	}
+	made, err := l.program(why)
+	if len(made) > 0 || err != nil {
+		l.agent.Observer.Reconciled(why, time.Since(began), made, err)
+	}
+	l.agent.Observer.Entries(*l.want, l.kernel.State())
 	if err != nil && len(l.problems) > 0 {
 		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
 	}
 	l.report(topicDatapath, err)
+	l.follow.look()
 	if err == nil {
 		l.retryPause.reset()
 		l.retry.Stop()
@@ -307,15 +345,17 @@ func (l *loop) reconcile(why string) {
 	l.retry.Reset(l.retryPause.next())
 }
 
-func (l *loop) program(why string) error {
-	_, err := l.kernel.Refresh()
-	if err != nil {
-		return err
+// program changes the kernel, and returns what it has changed and why not the
+// rest.
+func (l *loop) program(why string) (made []datapath.Change, err error) {
+	if _, err := l.kernel.Refresh(); err != nil {
+		return nil, err
 	}
 	if err := l.rekey(); err != nil {
-		return err
+		return nil, err
 	}
-	rest := datapath.Diff(*l.want, l.kernel.State())
+	due := datapath.Diff(*l.want, l.kernel.State())
+	rest := due
 	for pass := 0; pass < passes && len(rest) > 0; pass++ {
 		if !slices.Equal(rest, l.refused) { // told of when they were tried first
 			l.logChanges(why, rest)
@@ -328,15 +368,26 @@ func (l *loop) program(why string) error {
 		}
 	}
 	l.refused = rest
+	made = without(due, rest)
 	switch {
 	case len(rest) > 0 && err == nil:
-		return fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
+		return made, fmt.Errorf("%d changes are left, the first: %s", len(rest), rest[0])
 	case len(rest) == 0 && err != nil:
 		// As when a device goes while what hangs on it is being repaired.
 		l.agent.Log.Warn("the kernel refused a change that is no longer due", "err", err)
-		return nil
+		return made, nil
 	}
-	return err
+	return made, err
+}
+
+// without returns the changes of due that are not left.
+func without(due, left []datapath.Change) []datapath.Change {
+	if len(left) == 0 {
+		return due
+	}
+	remain := datapath.Set[datapath.Change]{}
+	remain.Add(left...)
+	return slices.DeleteFunc(slices.Clone(due), remain.Has)
 }
 
 // rekey lets the backend take other keys where it must.
@@ -360,7 +411,7 @@ func (l *loop) rekey() error {
 
 func (l *loop) logChanges(why string, changes []datapath.Change) {
 	log := l.agent.Log.Info
-	if why == "repair" {
+	if why == ReasonRepair {
 		log = l.agent.Log.Warn
 	}
 	for _, c := range changes[:min(named, len(changes))] {
@@ -395,9 +446,7 @@ func (l *loop) writeSubnetFile() {
 	if l.published == (lease.Key{}) {
 		return
 	}
-	env := subnetEnv{
-		network: l.config.Network, subnet: l.published.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
-	}
+	env := subnetEnv{config: l.config, key: l.published, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade}
 	changed, err := env.write(l.agent.SubnetFile)
 	if err == nil {
 		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)
@@ -409,6 +458,10 @@ func (l *loop) writeSubnetFile() {
 	}
 	l.rewrite.Reset(pause)
 	if changed {
+		if l.written == l.published {
+			l.agent.Observer.Repaired("subnet_file")
+		}
+		l.written = l.published
 		l.agent.Log.Info("subnet file written", "path", l.agent.SubnetFile)
 	}
 }

@@ -48,7 +48,7 @@ func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error 
 
 // removeRoutes removes the routes that are owned on a device that is not.
 func removeRoutes(bare datapath.BareRoutes, log *slog.Logger) error {
-	kernel, err := datapath.Open(datapath.Scope{Bare: bare})
+	kernel, err := datapath.Open(datapath.Scope{Bare: bare, IPv6: bare.Network6.IsValid()})
 	if err != nil {
 		return err
 	}

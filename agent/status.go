@@ -59,6 +59,17 @@ func (s *status) record(t topic, err error) (ready func()) {
 	return ready
 }
 
+// all returns how each topic is.
+func (s *status) all() map[string]error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]error, len(s.topics))
+	for _, t := range s.topics {
+		out[string(t)] = s.errs[t]
+	}
+	return out
+}
+
 // err joins all that is not well; nil when everything is.
 func (s *status) err() error {
 	s.mu.Lock()

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"encoding/base64"
 	"net/netip"
 	"slices"
 	"strings"
@@ -165,10 +166,6 @@ func backends() []string {
 	return []string{"vxlan", "host-gw", "udp", "ipip", "wireguard", "ipsec", "alloc", "extension"}
 }
 
-// shortestPSK is how many characters flannel's ipsec asks of its key
-// (pkg/backend/ipsec/ipsec.go).
-const shortestPSK = 96
-
 // backend settles the Backend object.
 func (x *expansion) backend(b *BackendSpec) {
 	const path = "spec.network.Backend"
@@ -179,10 +176,11 @@ func (x *expansion) backend(b *BackendSpec) {
 		Port: x.between(path+".Port", b.Port, 1, 65535, 0, ""),
 		MTU:  x.mtu(path+".MTU", b.MTU, 0),
 		GBP:  or(b.GBP, false), Learning: or(b.Learning, false), DirectRouting: or(b.DirectRouting, false),
-		PSK: b.PSK, UDPEncap: or(b.UDPEncap, false),
 		PreStartupCommand: b.PreStartupCommand, PostStartupCommand: b.PostStartupCommand,
 		SubnetAddCommand: b.SubnetAddCommand, SubnetRemoveCommand: b.SubnetRemoveCommand,
 	}
+	x.wireguard(path, b, out)
+	x.ipsec(path, b, out)
 	if out.Type != "extension" {
 		for _, c := range []struct{ key, command string }{
 			{"PreStartupCommand", b.PreStartupCommand}, {"PostStartupCommand", b.PostStartupCommand},
@@ -193,18 +191,58 @@ func (x *expansion) backend(b *BackendSpec) {
 			}
 		}
 	}
-	switch {
-	case out.Type == "ipsec" && len(out.PSK) < shortestPSK:
-		x.add(path+".PSK", "has %d characters; ipsec needs %d at least: `openssl rand -hex 48` makes a key", len(out.PSK), shortestPSK)
-	case out.Type != "ipsec" && out.PSK != "":
-		x.add(path+".PSK", "is a key of the backend ipsec, and the backend is %s; leave it out", out.Type)
-	}
 	switch out.Type {
 	case "vxlan":
 		out.VNI, out.Port = nonzero(out.VNI, 1), nonzero(out.Port, 8472)
 	case "udp":
 		out.Port = nonzero(out.Port, 8285)
 	}
+}
+
+// wireguard settles the keys that only the backend wireguard has.
+func (x *expansion) wireguard(path string, b *BackendSpec, out *Backend) {
+	if out.Type != "wireguard" {
+		for _, k := range []struct {
+			key   string
+			given bool
+		}{
+			{"ListenPort", b.ListenPort != nil}, {"PSK", b.PSK != "" && out.Type != "ipsec"},
+			{"PersistentKeepaliveInterval", b.PersistentKeepaliveInterval != nil}, {"Mode", b.Mode != ""},
+		} {
+			if k.given {
+				x.add(path+"."+k.key, "is of the backend wireguard, and the backend is %s; leave it out", out.Type)
+			}
+		}
+		return
+	}
+	out.ListenPort = x.between(path+".ListenPort", b.ListenPort, 1, 65535, 51820, "")
+	out.PersistentKeepaliveInterval = x.between(path+".PersistentKeepaliveInterval", b.PersistentKeepaliveInterval, 0, 65535, 0, ": a number of seconds")
+	if b.Mode != "" {
+		out.Mode = x.choose(path+".Mode", b.Mode, []string{"separate", "auto", "ipv4", "ipv6"})
+	}
+	if key, err := base64.StdEncoding.DecodeString(b.PSK); err != nil || b.PSK != "" && len(key) != 32 {
+		x.add(path+".PSK", "is not 32 bytes in base64, as `wg genpsk` prints them")
+		return
+	}
+	out.PSK = b.PSK
+}
+
+// shortestPSK is how many characters flannel's ipsec asks of its key
+// (pkg/backend/ipsec/ipsec.go).
+const shortestPSK = 96
+
+// ipsec settles the keys that the backend ipsec has.
+func (x *expansion) ipsec(path string, b *BackendSpec, out *Backend) {
+	if out.Type != "ipsec" {
+		if b.UDPEncap != nil {
+			x.add(path+".UDPEncap", "is of the backend ipsec, and the backend is %s; leave it out", out.Type)
+		}
+		return
+	}
+	if len(b.PSK) < shortestPSK {
+		x.add(path+".PSK", "has %d characters; ipsec needs %d at least: `openssl rand -hex 48` makes a key", len(b.PSK), shortestPSK)
+	}
+	out.PSK, out.UDPEncap = b.PSK, or(b.UDPEncap, false)
 }
 
 // or returns what a pointer holds, or the default for none.

@@ -9,13 +9,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/overlab/overlab/agent"
-	"github.com/overlab/overlab/agent/lease/etcd"
+	"github.com/overlab/overlab/agent/forwarder"
+	"github.com/overlab/overlab/agent/metrics"
 )
 
 // resync is how often the agent looks at the whole kernel and at subnet.env,
@@ -26,6 +28,9 @@ const resync = 30 * time.Second
 // returns the exit code: 0 for a regular end, 1 for a failure, 2 for wrong
 // usage.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
+	if len(args) > 0 && args[0] == forwarder.Command {
+		return forward(ctx, args[1:], stderr)
+	}
 	s, err := parse(args, environ, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -43,7 +48,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	if s.cleanup {
-		err = agent.Cleanup(ctx, s.subnetFile, []string{ipsecMemory()}, log)
+		err = agent.Cleanup(ctx, s.subnetFile, s.ownFiles(), log)
 	} else {
 		err = run(ctx, s, log)
 	}
@@ -54,17 +59,30 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	return 0
 }
 
+// forward runs a forwarder, which an agent has started.
+func forward(ctx context.Context, args []string, stderr io.Writer) int {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if err := forwarder.Main(ctx, args, engines(), log); err != nil {
+		log.Error("the forwarder ends", "err", err)
+		return 1
+	}
+	return 0
+}
+
 func run(ctx context.Context, s *settings, log *slog.Logger) error {
-	store, err := etcd.Open(etcd.Config{
-		Endpoints: s.endpointList(), Prefix: s.prefix, CAFile: s.caFile, CertFile: s.certFile, KeyFile: s.keyFile,
-		Username: s.username, Password: s.password, Log: log,
-	})
+	store, err := openStore(s, log)
 	if err != nil {
 		return err
 	}
 	defer store.Close() // the leases are to stay
+	var observer agent.Observer
+	var shown *metrics.Metrics
+	if s.healthzPort != 0 {
+		shown = metrics.New(version())
+		observer = shown
+	}
 	a := agent.New(agent.Options{
-		Store: store, Backends: backends(),
+		Store: store, Observer: observer, Backends: backends(forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}, s.wireguardKey),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
 		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,
@@ -75,11 +93,14 @@ func run(ctx context.Context, s *settings, log *slog.Logger) error {
 			}
 		},
 	})
-	stop, err := serveHealth(s.healthzIP, s.healthzPort, a.Check, log)
-	if err != nil {
-		return err
+	if shown != nil {
+		shown.Watch(a.Topics)
+		stop, err := serveHealth(s.healthzIP, s.healthzPort, a.Check, shown.Handler(), log)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
-	defer stop()
 	return a.Run(ctx)
 }
 

@@ -14,13 +14,10 @@ import (
 // checkTimeout bounds how long /readyz waits for a loop that is at work.
 const checkTimeout = 2 * time.Second
 
-// serveHealth serves /healthz and /readyz with flannel's texts, if port is not
-// 0. /readyz answers 200 only when check finds nothing, and says otherwise what
+// serveHealth serves /healthz and /readyz with flannel's texts, and /metrics.
+// /readyz answers 200 only when check finds nothing, and says otherwise what
 // is missing, one line each.
-func serveHealth(address string, port int, check func(context.Context) error, log *slog.Logger) (stop func(), err error) {
-	if port == 0 {
-		return func() {}, nil
-	}
+func serveHealth(address string, port int, check func(context.Context) error, metrics http.Handler, log *slog.Logger) (stop func(), err error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "flanneld is running")
@@ -35,6 +32,7 @@ func serveHealth(address string, port int, check func(context.Context) error, lo
 		}
 		fmt.Fprint(w, "flanneld is ready")
 	})
+	mux.Handle("/metrics", metrics)
 	listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
 		return nil, fmt.Errorf("serve health at --healthz-ip=%s --healthz-port=%d: %w", address, port, err)

@@ -2,6 +2,8 @@ package datapath
 
 import (
 	"fmt"
+	"net/netip"
+	"reflect"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +31,9 @@ type Change struct {
 }
 
 func (c Change) String() string { return c.Entry.command(c.Verb) }
+
+// Kind is what the change is about, in lower case, such as "route".
+func (c Change) Kind() string { return strings.ToLower(reflect.TypeOf(c.Entry).Name()) }
 
 // emit appends the message that makes the change, named as the change prints.
 func (c Change) emit(b *rtnl.Batch, index map[string]int) {
@@ -66,8 +71,14 @@ func (l Link) command(v Verb) string {
 	case Alter:
 		return fmt.Sprintf("ip link set %s %smtu %d %s", l.Name, l.address(), l.MTU, state)
 	}
+	if l.Kind == kindTun {
+		return fmt.Sprintf("ip tuntap add dev %s mode tun; ip link set %s mtu %d %s", l.Name, l.Name, l.MTU, state)
+	}
 	if l.Kind == "ipip" {
 		return fmt.Sprintf("ip link add %s mtu %d %s type ipip local %s", l.Name, l.MTU, state, l.Local)
+	}
+	if l.Kind == kindWireGuard {
+		return fmt.Sprintf("ip link add %s mtu %d %s type %s", l.Name, l.MTU, state, l.Kind)
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "ip link add %s %smtu %d %s type %s id %d", l.Name, l.address(), l.MTU, state, l.Kind, l.VNI)
@@ -102,8 +113,17 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 	}
 	switch v {
 	case Add:
+		if l.Kind == kindTun { // it is there, see Kernel.applyLinks
+			link.Index = index(l.Name)
+			b.SetLink(link)
+			return
+		}
 		if l.Kind == "ipip" {
 			b.AddIPIP(link, l.Local)
+			return
+		}
+		if l.Kind == kindWireGuard {
+			b.AddKind(link, l.Kind)
 			return
 		}
 		b.AddVxlan(link, rtnl.Vxlan{
@@ -164,7 +184,7 @@ func (f FDB) command(v Verb) string {
 		s += fmt.Sprintf(" vni %d", f.VNI)
 	}
 	if f.Via != 0 {
-		s += fmt.Sprintf(" via #%d", f.Via)
+		s += fmt.Sprintf(" via if%d", f.Via) // which bridge(8) takes for a name
 	}
 	if f.NotPermanent {
 		return s + " self"
@@ -193,7 +213,9 @@ func (r Route) command(v Verb) string {
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %s", r.Via)
 	}
-	s += " dev " + r.Dev
+	if r.Dev != "" { // a route of several hops has none
+		s += " dev " + r.Dev
+	}
 	if r.Metric != 0 {
 		s += fmt.Sprintf(" metric %d", r.Metric)
 	}
@@ -213,5 +235,17 @@ func (r Route) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 		b.Tolerate(unix.ESRCH, unix.ENODEV)
 		return
 	}
+	if !r.Onlink || !r.Dst.Addr().Is6() {
+		b.AddRoute(route)
+		return
+	}
+	// The kernel looks an IPv6 next hop up even where it is onlink, and refuses
+	// it if any route but the default one, however wide, leads there by another
+	// device. For the moment of the check there is a narrower one.
+	pass := rtnl.Route{Dst: netip.PrefixFrom(r.Via, r.Via.BitLen()), Dev: route.Dev}
+	b.AddRoute(pass)
 	b.AddRoute(route)
+	b.Describe(func() string { return r.command(Add) })
+	b.DelRoute(pass)
+	b.Tolerate(unix.ESRCH, unix.ENODEV)
 }

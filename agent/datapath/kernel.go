@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap"
 )
 
 // Kernel keeps a picture of what the kernel holds of a scope. The picture is
@@ -145,7 +146,8 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
-// Apply makes the changes and refreshes the picture. A change that the kernel
+// Apply makes the changes and refreshes the picture. It must be called in the
+// network namespace that the Kernel was opened in. A change that the kernel
 // refuses does not stop the others; its error joins all refusals.
 func (k *Kernel) Apply(changes []Change) error {
 	// Links come first in a Diff; what hangs on a new one needs its ifindex.
@@ -158,7 +160,7 @@ func (k *Kernel) Apply(changes []Change) error {
 	conn := k.conn // that the batch is for
 	missing := Set[string]{}
 	for _, c := range changes[n:] {
-		if dev := c.Entry.device(); k.index[dev] == 0 && !c.ipsec() {
+		if dev := c.Entry.device(); dev != "" && k.index[dev] == 0 {
 			missing.Add(dev)
 			continue
 		}
@@ -191,6 +193,15 @@ func (k *Kernel) applyLinks(changes []Change) error {
 	var errs []error
 	for _, c := range changes {
 		link := c.Entry.(Link)
+		if c.Verb == Add && link.Kind == kindTun {
+			errs = append(errs, k.conn.Do(&b)) // one in its place goes first
+			index, err := k.makeTun(link.Name)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			k.index[link.Name] = index
+		}
 		if c.Verb == Add && link.Underlay != "" {
 			under, err := k.conn.LinkByName(link.Underlay)
 			if err != nil {
@@ -213,10 +224,31 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		}
 		k.index[name] = link.Index
 		if c.Verb == Add {
-			errs = append(errs, quietIPv6(name))
+			errs = append(errs, settleIPv6(name, c.Entry.(Link).Local.Is6()))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// kindTun is the driver that makes no devices by netlink.
+const kindTun = "tun"
+
+// kindWireGuard is the driver whose devices have their keys and peers from
+// elsewhere.
+const kindWireGuard = "wireguard"
+
+// makeTun makes a TUN device, which has no address of its own and needs no
+// IPv6 one of the kernel's choice.
+func (k *Kernel) makeTun(name string) (index int, err error) {
+	if err := tuntap.Create(name); err != nil {
+		return 0, err
+	}
+	link, err := k.conn.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	const none = "1" // IN6_ADDR_GEN_MODE_NONE
+	return link.Index, writeIPv6(name, "addr_gen_mode", none)
 }
 
 // rivals names the devices that have the VNI of one which was refused for it,
@@ -242,10 +274,20 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 	return errors.Join(errs...)
 }
 
-// quietIPv6 keeps router advertisements that come through the overlay from
-// changing the node's IPv6 routes, as flannel does.
-func quietIPv6(dev string) error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
+// settleIPv6 keeps router advertisements that come through the overlay from
+// changing the node's IPv6 routes, as flannel does, and lets a device that
+// carries IPv6 have it where new devices do not.
+func settleIPv6(dev string, carries bool) error {
+	err := writeIPv6(dev, "accept_ra", "0")
+	if carries {
+		err = errors.Join(err, writeIPv6(dev, "disable_ipv6", "0"))
+	}
+	return err
+}
+
+// writeIPv6 writes one of the device's settings for IPv6.
+func writeIPv6(dev, setting, value string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/"+setting, []byte(value), 0)
 	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
 		return nil
 	}
@@ -376,15 +418,21 @@ func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {
 	if !ours && state.Table == unix.RT_TABLE_MAIN {
 		k.moved()
 	}
+	if k.scope.contests(state) && !(ours && (m.Type == unix.RTM_NEWROUTE || k.state.Routes.Has(r))) {
+		// A rival came or went, or a hop was added to a route of ours or taken
+		// from it: the notification does not say what is left.
+		k.stale = true
+	}
 	if m.Type == unix.RTM_DELROUTE {
 		had := ours && k.state.Routes.Has(r)
 		delete(k.state.Routes, r)
 		return had, nil
 	}
-	if m.Flags&unix.NLM_F_REPLACE != 0 && state.Table == unix.RT_TABLE_MAIN {
+	if (m.Flags&unix.NLM_F_REPLACE != 0 || state.Dst.Addr().Is6()) && state.Table == unix.RT_TABLE_MAIN {
 		key := routeKey{state.Dst, state.Metric, state.TOS}
 		for other := range k.state.Routes {
-			// It took the place of one of ours, or of another of that key.
+			// It took the place of one of ours, or of another of that key, or
+			// stands beside it.
 			k.stale = k.stale || other.key() == key
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/overlab/overlab/internal/netns"
 	"github.com/overlab/overlab/internal/nstest"
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap/tuntest"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -41,6 +42,9 @@ type Namespace struct {
 func Up(tb testing.TB, p *topology.Plan) *Lab {
 	tb.Helper()
 	nstest.Require(tb)
+	if p.Network.Backend.Type == "wireguard" {
+		tuntest.Require(tb)
+	}
 	l, err := Build(p)
 	if err != nil {
 		tb.Fatal("build lab:", err)
@@ -98,6 +102,11 @@ func (l *Lab) build() error {
 		}
 		if err := l.spaces[n.Name].Do(func() error { return writeSubnetEnv(l.plan, n) }); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
+	if l.plan.Network.Backend.Type == "wireguard" {
+		if err := l.wireWireGuard(); err != nil {
+			return err
 		}
 	}
 	for i := range l.plan.Pods {
@@ -231,7 +240,7 @@ func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
 	case "host-gw":
 		l.wireBareRoutes(b, n)
 		return
-	case "alloc":
+	case "alloc", "wireguard": // of which wireWireGuard makes the device
 		return
 	}
 	b.AddVxlan(rtnl.Link{

@@ -74,6 +74,9 @@ const (
 	ifaTunnelLocal     = 2  // IFLA_IPTUN_LOCAL
 	ifaTunnelRemote    = 3  // IFLA_IPTUN_REMOTE
 	ifaTunnelTTL       = 4  // IFLA_IPTUN_TTL
+	ifaTunType         = 3  // IFLA_TUN_TYPE
+	ifaTunPersist      = 6  // IFLA_TUN_PERSIST
+	ifaTunMultiQueue   = 7  // IFLA_TUN_MULTI_QUEUE
 	ifaBrportHairpin   = 4  // IFLA_BRPORT_MODE
 	ifaPropList        = unix.IFLA_PROP_LIST
 	ifaAltName         = unix.IFLA_ALT_IFNAME
@@ -180,6 +183,10 @@ func (b *Batch) AddVxlan(l Link, v Vxlan) {
 func (b *Batch) AddIPIP(l Link, local netip.Addr) {
 	b.addLink(l, "ipip", func() { b.attr(ifaTunnelLocal, local.AsSlice()) })
 }
+
+// AddKind creates a link of a kind that takes no settings at its creation, such
+// as "wireguard", whose keys and peers are set by other means.
+func (b *Batch) AddKind(l Link, kind string) { b.addLink(l, kind, nil) }
 
 // SetLink changes the fields of l that are set; Index chooses the link, and
 // Name only names it in errors. Up brings it up, and nothing takes it down.

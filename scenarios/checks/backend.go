@@ -31,10 +31,16 @@ func backendChecks() []suite.Check {
 			Run:   ipInIP,
 		},
 		{
+			ID: "BE-04", Title: "wireguard: encrypted in UDP between nodes, nothing in the clear",
+			Source: "WireGuard section 5.4, flannel", Profiles: []string{wireguard},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.WireGuard},
+			Run:   encrypted,
+		},
+		{
 			ID: "BE-05", Title: "ipsec: ESP between nodes, no pod's packet in the clear",
 			Source: "RFC 4303, flannel", Profiles: []string{ipsec},
 			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.IPsec},
-			Run:   encrypted,
+			Run:   encryptedByESP,
 		},
 		{
 			ID: "BE-06", Title: "DirectRouting: no VXLAN between nodes of one segment",

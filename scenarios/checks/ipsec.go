@@ -16,10 +16,10 @@ import (
 // protoESP is the IP protocol of RFC 4303.
 const protoESP = 50
 
-// encrypted judges what leaves the nodes while pods and nodes ping pods of the
+// encryptedByESP judges what leaves the nodes while pods and nodes ping pods of the
 // next node. What is in ESP cannot be told apart, so that ESP is counted; what
 // is in the clear carries the ping's identifier.
-func encrypted(ctx context.Context, env *suite.Env) error {
+func encryptedByESP(ctx context.Context, env *suite.Env) error {
 	plan := env.Plan()
 	wire := filter.Protocol(protoESP).Or(filter.UDP()).Or(filter.ICMP()).Or(filter.Protocol(protoIPIP))
 	points := map[string]suite.Point{}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -169,14 +170,35 @@ func linkKinds(backend string) []linkKind {
 		kinds = append(kinds, linkKind{"vxlan", "CONFIG_VXLAN", create(func(b *rtnl.Batch) {
 			b.AddVxlan(rtnl.Link{Name: "vxlan"}, rtnl.Vxlan{VNI: 1, Port: 8472, Local: loopback})
 		})})
+	case "udp":
+		kinds = append(kinds, linkKind{"tun", "CONFIG_TUN", func(*rtnl.Conn) error { return tuntap.Usable() }})
 	case "ipip":
-		kinds = append(kinds, linkKind{"ipip", "CONFIG_NET_IPIP", create(func(b *rtnl.Batch) {
+		kinds = append(kinds, linkKind{"ipip", "CONFIG_NET_IPIP", orTun(create(func(b *rtnl.Batch) {
 			b.AddIPIP(rtnl.Link{Name: "ipip"}, loopback)
-		})})
+		}))})
+	case "wireguard":
+		kinds = append(kinds, linkKind{"wireguard", "CONFIG_WIREGUARD", orTun(create(func(b *rtnl.Batch) {
+			b.AddKind(rtnl.Link{Name: "wireguard"}, "wireguard")
+		}))})
 	case "ipsec":
 		kinds = append(kinds, linkKind{"esp4", "CONFIG_INET_ESP and CONFIG_CRYPTO_GCM", tryESP})
 	}
 	return kinds
+}
+
+// orTun is for a kind in whose place the agent takes a TUN device where the
+// kernel makes none.
+func orTun(try func(*rtnl.Conn) error) func(*rtnl.Conn) error {
+	return func(links *rtnl.Conn) error {
+		err := try(links)
+		if !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+		if tun := tuntap.Usable(); tun != nil {
+			return fmt.Errorf("%w; and none in userspace in its place: %w", err, tun)
+		}
+		return nil
+	}
 }
 
 // probeKinds creates one link of each kind in a namespace that serves nothing

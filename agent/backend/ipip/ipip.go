@@ -8,6 +8,7 @@ package ipip
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -41,6 +42,9 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 		return nil, fmt.Errorf("read the ipip backend's configuration: %w", err)
 	}
 	mtu := u.MTU - overhead
+	if c.EnableIPv6 {
+		return nil, errors.New("IPv6 (EnableIPv6) over ipip: the tunnel of RFC 2003 carries IPv4 alone, and flannel's does, too; choose vxlan, host-gw or wireguard")
+	}
 	if mtu < 68 { // RFC 791
 		return nil, fmt.Errorf("MTU %d of %s leaves %d bytes for pods, fewer than IPv4's 68", u.MTU, u.Name, mtu)
 	}

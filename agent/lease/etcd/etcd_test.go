@@ -169,7 +169,9 @@ func TestAcquireNew(t *testing.T) {
 	}
 }
 
-func TestAcquireReservation(t *testing.T) {
+// TestK8ReservationNeverExpires: upstream puts a claimed reservation under a
+// lease of 24 h, so it is nobody's afterwards.
+func TestK8ReservationNeverExpires(t *testing.T) {
 	f := start(t)
 	f.put("/subnets/10.244.7.0-24", `{"PublicIP":"172.16.1.3"}`)
 	f.put("/subnets/10.244.8.0-24", `{"PublicIP":"172.16.1.4"}`)
@@ -190,19 +192,19 @@ func TestAcquireReservation(t *testing.T) {
 func TestAcquirePrevious(t *testing.T) {
 	f := start(t)
 	c := claim(3, wide)
-	c.Previous = netip.MustParsePrefix("10.244.200.0/24")
-	if g := f.acquire(f.store, c); g.Lease.Key.Subnet != c.Previous {
+	c.Previous = lease.Key{Subnet: netip.MustParsePrefix("10.244.200.0/24")}
+	if g := f.acquire(f.store, c); g.Lease.Key != c.Previous {
 		t.Errorf("got %s, not the previous subnet", g.Lease.Key)
 	}
 	// Its value was ruined: still ours.
 	f.put("/subnets/10.244.200.0-24", `garbage`)
-	if g := f.acquire(f.store, c); g.Lease.Key.Subnet != c.Previous {
+	if g := f.acquire(f.store, c); g.Lease.Key != c.Previous {
 		t.Errorf("got %s, not the ruined key's subnet", g.Lease.Key)
 	}
 	// Somebody else has it.
 	c = claim(4, wide)
-	c.Previous = netip.MustParsePrefix("10.244.200.0/24")
-	if g := f.acquire(f.store, c); g.Lease.Key.Subnet == c.Previous {
+	c.Previous = lease.Key{Subnet: netip.MustParsePrefix("10.244.200.0/24")}
+	if g := f.acquire(f.store, c); g.Lease.Key == c.Previous {
 		t.Error("took another node's subnet")
 	}
 	// The configuration no longer allows what the node has.
@@ -215,8 +217,9 @@ func TestAcquirePrevious(t *testing.T) {
 	}
 }
 
-// TestAcquireRace starts as many nodes at once as there are subnets.
-func TestAcquireRace(t *testing.T) {
+// TestK7LosersTryAgain starts as many nodes at once as there are subnets.
+// Upstream's loser of a race exits with "subnet already exists".
+func TestK7LosersTryAgain(t *testing.T) {
 	f := start(t)
 	const network = `{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0","SubnetMax":"10.244.12.0","Backend":{"Type":"vxlan"}}`
 	const nodes = 12
@@ -272,7 +275,9 @@ func has(n int) func(lease.Snapshot) bool {
 	return func(s lease.Snapshot) bool { return s.Err == nil && len(s.Leases) == n }
 }
 
-func TestWatch(t *testing.T) {
+// TestK1BadKeysChangeNothing: upstream takes any key that it cannot read for an
+// empty store, and every node drops all routes, neighbours and FDB entries.
+func TestK1BadKeysChangeNothing(t *testing.T) {
 	f := start(t)
 	first := f.acquire(f.store, claim(1, wide))
 	next := f.watch(f.store)
@@ -338,16 +343,20 @@ func TestWatchWithoutStore(t *testing.T) {
 	}
 }
 
-// TestWatchCompaction makes the store forget what a watcher has yet to see.
-func TestWatchCompaction(t *testing.T) {
+// TestK5CompactionLosesNothing makes the store forget what a watcher has yet to
+// see. Upstream's reset afterwards compares subnets alone, so it misses a peer's
+// new MAC, and tells of the node's own subnet as removed.
+func TestK5CompactionLosesNothing(t *testing.T) {
 	f := start(t)
-	f.acquire(f.store, claim(1, wide))
+	own := f.acquire(f.store, claim(1, one)).Lease
+	const peer = "/subnets/10.244.200.0-24"
+	f.put(peer, `{"PublicIP":"172.16.1.99","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:01"}}`)
 	v, err := f.store.list(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 5 {
-		f.put("/subnets/10.244.99.0-24", `{"PublicIP":"172.16.1.99"}`)
+	for i := range 5 {
+		f.put(peer, fmt.Sprintf(`{"PublicIP":"172.16.1.99","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:%02x"}}`, 0x10+i))
 	}
 	r, err := f.Client.Get(t.Context(), "x")
 	if err != nil {
@@ -360,5 +369,8 @@ func TestWatchCompaction(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "compacted") {
 		t.Errorf("following from before the compaction: %v", err)
 	}
-	f.watch(f.store)("the list after it", has(2))
+	s := f.watch(f.store)("the list after it", has(2))
+	if _, ok := s.Find(own.Key); !ok || !strings.Contains(string(s.Leases[1].Attrs.BackendData), "02:00:00:00:00:14") {
+		t.Errorf("the list is %+v", s.Leases)
+	}
 }

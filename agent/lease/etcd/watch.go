@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/overlab/overlab/agent/lease"
@@ -18,6 +20,7 @@ import (
 // view is what is known of the keys under <prefix>/subnets/.
 type view struct {
 	*Store
+	client  *clientv3.Client
 	entries map[string]entry
 	rev     int64
 }
@@ -32,17 +35,24 @@ type entry struct {
 
 func (s *Store) key(k lease.Key) string { return s.subnets() + k.String() }
 
-func (s *Store) subnets() string { return s.prefix + "/subnets/" }
+func (s *Store) subnets() string { return path.Join(s.prefix, "subnets") + "/" }
 
 // list reads every key.
-func (s *Store) list(ctx context.Context) (*view, error) {
+func (s *Store) list(ctx context.Context) (*view, error) { return s.listAt(ctx, 0) }
+
+// listAt reads every key as it was at a revision; 0 is the newest.
+func (s *Store) listAt(ctx context.Context, revision int64) (*view, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	r, err := s.client.Get(ctx, s.subnets(), clientv3.WithPrefix())
+	client, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := client.Get(ctx, s.subnets(), clientv3.WithPrefix(), clientv3.WithRev(revision))
 	if err != nil {
 		return nil, fmt.Errorf("read %s from etcd: %w", s.subnets(), err)
 	}
-	v := &view{Store: s, entries: map[string]entry{}, rev: r.Header.Revision}
+	v := &view{Store: s, client: client, entries: map[string]entry{}, rev: r.Header.Revision}
 	for _, kv := range r.Kvs {
 		v.put(kv)
 	}
@@ -158,8 +168,8 @@ func (s *Store) watchOnce(ctx context.Context, fn func(lease.Snapshot)) error {
 func (s *Store) follow(ctx context.Context, v *view, fn func(lease.Snapshot)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go s.guardConnection(ctx, cancel)
-	changes := s.client.Watch(clientv3.WithRequireLeader(ctx), s.subnets(),
+	go guardConnection(ctx, v.client.ActiveConnection(), cancel)
+	changes := v.client.Watch(clientv3.WithRequireLeader(ctx), s.subnets(),
 		clientv3.WithPrefix(), clientv3.WithRev(v.rev+1), clientv3.WithCreatedNotify())
 	for r := range changes {
 		if err := r.Err(); err != nil {
@@ -186,8 +196,7 @@ func (v *view) take(r clientv3.WatchResponse) {
 // guardConnection ends the round when the connection is lost. The client
 // would mend a watch by itself and in silence, and meanwhile nobody could tell
 // that the leases which it shows are old.
-func (s *Store) guardConnection(ctx context.Context, lost context.CancelCauseFunc) {
-	conn := s.client.ActiveConnection()
+func guardConnection(ctx context.Context, conn *grpc.ClientConn, lost context.CancelCauseFunc) {
 	for {
 		state := conn.GetState()
 		if state != connectivity.Ready {
