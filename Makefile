@@ -46,7 +46,9 @@ test-kernel: ## run what this kernel cannot (ipip, wireguard, ipsec) on Debian's
 
 bench: build ## measure, each figure beside a baseline of the same run
 	@OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/
-	@$(GO) test -run '^$$' -bench . -benchtime 20x ./agent/... ./harness/... ./scenarios/... ./topology/
+	@$(GO) test -run '^$$' -bench . -skip 'Latency|Footprint' -benchtime 20x ./agent/... ./harness/... ./scenarios/... ./topology/
+	@$(GO) test -run '^$$' -bench Latency -benchtime 200x ./agent/
+	@$(GO) test -run '^$$' -bench Footprint -benchtime 1x ./agent/
 
 lint: ## gofmt, go vet, staticcheck, golangci-lint where it is installed
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "run gofmt -w on: $$files" >&2; exit 1; }

@@ -51,7 +51,7 @@ func (n *node) mesh6() string {
 	n.Helper()
 	return n.sh("ip -6 -o route show | grep ^fd00:10:244 | grep -v proto.kernel; ip -6 neigh show dev flannel-v6.1 nud permanent | sort;" +
 		"bridge fdb show dev flannel-v6.1 | sort; ip -o addr show dev flannel-v6.1 scope global | sed 's/.*inet/inet/';" +
-		"ip link show flannel-v6.1 | sed 's/^[0-9]*://'; cat /proc/sys/net/ipv6/conf/flannel-v6.1/accept_ra")
+		"ip link show flannel-v6.1 | sed 's/^[0-9]*://'; cat /proc/sys/net/ipv6/conf/flannel-v6.1/accept_ra || :") // the device may be away for a moment
 }
 
 // variable is the value of a line of subnet.env.

@@ -20,6 +20,7 @@ import (
 // engines are what a forwarder may run: one line for each.
 func engines() map[string]forwarder.NewEngine {
 	return map[string]forwarder.NewEngine{
+		relay.IPIPKind: relay.NewIPIP,
 		relay.UDPKind:  relay.NewUDP,
 		wireguard.Type: wireguard.NewEngine,
 	}
@@ -32,7 +33,7 @@ func backends(forwarders forwarder.Launcher, wireguardKey string) map[string]bac
 		alloc.Name:     alloc.New,
 		extension.Type: extension.New,
 		hostgw.Type:    hostgw.New,
-		ipip.Type:      ipip.New,
+		ipip.Type:      ipip.New(forwarders),
 		ipsec.Type:     ipsec.New(ipsecMemory()),
 		udp.Name:       udp.New(forwarders),
 		vxlan.Type:     vxlan.New,

@@ -244,7 +244,7 @@ func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
 		return
 	}
 	b.AddVxlan(rtnl.Link{
-		Name: fmt.Sprintf("flannel.%d", l.plan.Network.Backend.VNI), Index: vtepIndex,
+		Name: l.vtep(), Index: vtepIndex,
 		MAC: n.VtepMAC.HardwareAddr(), MTU: l.plan.OverlayMTU(n), Up: true,
 	}, v)
 	b.AddAddr(vtepIndex, netip.PrefixFrom(n.PodCIDR.Addr(), 32))
@@ -282,15 +282,33 @@ func (l *Lab) Rewire(tb testing.TB, node string, change ...func(*rtnl.Vxlan)) {
 	for _, c := range change {
 		c(&v)
 	}
-	err := batch(l.spaces[node].Set, func(b *rtnl.Batch) {
-		b.DelLink(vtepIndex)
-		b.Tolerate(unix.ENODEV)
-		l.wireOverlay(b, n, v)
+	space := l.spaces[node].Set
+	index := vtepIndex
+	err := space.Do(func() error {
+		c, err := rtnl.Dial()
+		if err != nil {
+			return err
+		}
+		// One that a fault has made anew has an index of the kernel's choice.
+		if have, err := c.LinkByName(l.vtep()); err == nil {
+			index = have.Index
+		}
+		return c.Close()
 	})
+	if err == nil {
+		err = batch(space, func(b *rtnl.Batch) {
+			b.DelLink(index)
+			b.Tolerate(unix.ENODEV)
+			l.wireOverlay(b, n, v)
+		})
+	}
 	if err != nil {
 		tb.Fatalf("rewire %s: %v", node, err)
 	}
 }
+
+// vtep is the name of every node's VXLAN device.
+func (l *Lab) vtep() string { return fmt.Sprintf("flannel.%d", l.plan.Network.Backend.VNI) }
 
 func (l *Lab) vxlan(n *topology.Node) rtnl.Vxlan {
 	b := l.plan.Network.Backend

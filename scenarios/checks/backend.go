@@ -31,7 +31,7 @@ func backendChecks() []suite.Check {
 			Run:   ipInIP,
 		},
 		{
-			ID: "BE-04", Title: "wireguard: encrypted in UDP between nodes, nothing in the clear",
+			ID: "BE-04", Title: "wireguard: encrypted in UDP between nodes, none in the clear",
 			Source: "WireGuard section 5.4, flannel", Profiles: []string{wireguard},
 			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.WireGuard},
 			Run:   encrypted,

@@ -260,7 +260,7 @@ func faults() []fault {
 			name: "a pod's veth is in no bridge", check: "DP-02",
 			brk:  []string{"node-1: ip link set veth00000100 nomaster"},
 			mend: []string{"node-1: ip link set veth00000100 master cni0"},
-			want: "node-1-pod-1 eth0@if10 on node-1: expected veth00000100 with master cni0, seen veth00000100 with no master",
+			want: "node-1-pod-1 eth0@if30 on node-1: expected veth00000100 with master cni0, seen veth00000100 with no master",
 		},
 		{
 			name: "a pod's eth0 is down", check: "DP-02",

@@ -58,8 +58,12 @@ type tooBig struct{ mtu int }
 
 func (t *tooBig) Error() string { return fmt.Sprintf("the path takes packets of %d bytes", t.mtu) }
 
-// largest is the length of the largest packet.
-const largest = 65535
+const (
+	// largest is the length of the largest packet.
+	largest = 65535
+	// slots is how many of them a buffer for what is received has room for.
+	slots = 16
+)
 
 // newRelay takes over the device, also where it fails.
 func newRelay(device int, open func() (wire, error), log *slog.Logger) (*Relay, error) {
@@ -160,7 +164,7 @@ func (r *Relay) send(v vnet, b, out []byte) {
 
 // inward carries packets from the wire to the device.
 func (r *Relay) inward() error {
-	buf := make([]byte, vnetLen+2*largest)
+	buf := make([]byte, vnetLen+slots*largest)
 	var spans []span
 	joined := coalescer{buf: buf, write: r.deliver}
 	for {

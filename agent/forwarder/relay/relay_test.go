@@ -315,3 +315,24 @@ func TestErrorRate(t *testing.T) {
 		t.Errorf("%d errors at once", sent)
 	}
 }
+
+// TestECN: congestion that is met in the tunnel is told of inside, and never
+// to a sender that would not understand (RFC 6040).
+func TestECN(t *testing.T) {
+	for inner, want := range map[byte]byte{0: 0, 1: 1, 2: 2, 3: 2, 0xb9: 1, 0xb8: 0} {
+		if got := outerECN(inner); got != want {
+			t.Errorf("inner TOS %#x: outer %#x, not %#x", inner, got, want)
+		}
+	}
+	for _, c := range []struct {
+		outer, inner, want byte
+		ok                 bool
+	}{{0, 0, 0, true}, {1, 2, 2, true}, {3, 0xb8, 0xb8, false}, {3, 2, 3, true}, {3, 0xb9, 0xbb, true}, {3, 3, 3, true}, {0, 3, 3, true}} {
+		p, _ := bigTCP(60, 10)
+		p[1] = c.inner
+		p.seal()
+		if ok := takeECN(c.outer, p); ok != c.ok || p[1] != c.want || fold(sum(p[:20], 0)) != 0xffff {
+			t.Errorf("outer %#x, inner %#x: %#x, %v", c.outer, c.inner, p[1], ok)
+		}
+	}
+}
