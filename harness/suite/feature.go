@@ -18,6 +18,9 @@ const (
 	Pods Feature = "pod"
 	// SameNodePods: two pods on one node.
 	SameNodePods Feature = "node with two pods"
+	// PodPorts: a pod that answers at a port of its node, over TCP or UDP and
+	// IPv4.
+	PodPorts Feature = "port of a node that leads to a pod over TCP or UDP"
 	// CrossNodePods: pods on two nodes.
 	CrossNodePods Feature = "two nodes with pods"
 	// Peers: at least two nodes.
@@ -94,6 +97,7 @@ func Features(p *topology.Plan) []Feature {
 	}{
 		{Pods, len(p.Pods) > 0},
 		{SameNodePods, most > 1},
+		{PodPorts, len(NodePorts(p)) > 0},
 		{CrossNodePods, len(perNode) > 1},
 		{Peers, len(p.Nodes) > 1},
 		{IPv4, p.Network.EnableIPv4},

@@ -4,7 +4,8 @@
 //
 // It takes flannel's configuration and has flannel's MTU, and does without
 // flannel's IKE daemon: keys.go says how the keys are made. So it does not
-// interoperate with flanneld's ipsec; a lease of that is named and left out.
+// interoperate with flanneld's ipsec; a lease of that is named, and so is one of
+// a node with another pre-shared key.
 //
 // Policies cover the packets between the pods of two nodes, and between the
 // pods of either and the other node itself. Their level is "required": where
@@ -100,25 +101,27 @@ func (b *IPsec) Adopt(have datapath.State) { b.memory.recall(have) }
 
 // Data implements backend.Backend.
 func (b *IPsec) Data() json.RawMessage {
-	data, _ := json.Marshal(leaseData{b.memory.nonce}) // a struct of bytes has no errors
+	data, _ := json.Marshal(leaseData{b.memory.nonce, b.keys.check(b.memory.nonce)}) // a struct of bytes has no errors
 	return data
 }
 
 // Device implements backend.Backend; there is none.
 func (b *IPsec) Device() datapath.State { return datapath.NewState() }
 
-// Desired implements backend.Backend.
+// Desired implements backend.Backend. A peer that there can be no associations
+// with has its policies all the same, which block what is for it.
 func (b *IPsec) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []string) {
 	s := datapath.NewState()
-	nonces := map[lease.Key][]byte{}
-	peers, problems := backend.Peers(b.config, Type, b.underlay, own, all, func(l lease.Lease) (err error) {
-		nonces[l.Key], err = readNonce(l.Attrs.BackendData)
-		return err
-	}, nil)
+	peers, problems := backend.Peers(b.config, Type, b.underlay, own, all, nil, nil)
 	local := end{b.underlay.PublicIP, b.memory.nonce}
 	for _, l := range peers {
-		remote := end{l.Attrs.PublicIP, nonces[l.Key]}
-		s.SAs.Add(b.keys.association(local, remote), b.keys.association(remote, local))
+		nonce, err := b.keys.readNonce(l.Attrs.BackendData)
+		remote := end{l.Attrs.PublicIP, nonce}
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("lease %s: %v; packets for it are blocked", l.Key, err))
+		} else {
+			s.SAs.Add(b.keys.association(local, remote), b.keys.association(remote, local))
+		}
 		policies(s, local.ip, own.Key.Subnet, remote.ip, l.Key.Subnet)
 		// The policies take the packets from the route, whose next hop then does
 		// not matter: the tunnel's own end does.

@@ -95,20 +95,37 @@ func TestNew(t *testing.T) {
 func TestDesired(t *testing.T) {
 	b := node(t, 1)
 	peer := string(node(t, 2).Data())
+	other, err := newBackend(t, fmt.Sprintf(`{"Type":"ipsec","PSK":%q}`, psk+"x"), eth0(8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Adopt(datapath.NewState())
 	far := leaseOf(t, 3, string(node(t, 3).Data()))
 	far.Attrs.PublicIP = netip.MustParseAddr("172.16.9.3")
 	want, problems := b.Desired(leaseOf(t, 1, string(b.Data())), []lease.Lease{
 		leaseOf(t, 1, string(b.Data())), leaseOf(t, 2, peer), far,
-		leaseOf(t, 4, ""), leaseOf(t, 5, "null"), leaseOf(t, 6, `{"Nonce":"AAAA"}`), leaseOf(t, 7, `[]`),
+		leaseOf(t, 4, ""), leaseOf(t, 5, "null"), leaseOf(t, 6, `{"Nonce":"AAAA"}`), leaseOf(t, 7, `[]`), leaseOf(t, 8, string(other.Data())),
 	})
 	if d := cmp.Diff([]string{
-		"lease 10.244.4.0-24: it has no BackendData with a nonce: its node runs flanneld, whose ipsec exchanges keys by IKE, and this one's does not",
-		"lease 10.244.5.0-24: it has no BackendData with a nonce: its node runs flanneld, whose ipsec exchanges keys by IKE, and this one's does not",
-		"lease 10.244.6.0-24: the Nonce in its BackendData has 3 bytes, not 32",
-		"lease 10.244.7.0-24: read its BackendData: json: cannot unmarshal array into Go value of type ipsec.leaseData",
+		"lease 10.244.4.0-24: it has no BackendData with a nonce: its node runs flanneld, whose ipsec exchanges keys by IKE, and this one's does not; packets for it are blocked",
+		"lease 10.244.5.0-24: it has no BackendData with a nonce: its node runs flanneld, whose ipsec exchanges keys by IKE, and this one's does not; packets for it are blocked",
+		"lease 10.244.6.0-24: the Nonce in its BackendData has 3 bytes, not 32; packets for it are blocked",
+		"lease 10.244.7.0-24: read its BackendData: json: cannot unmarshal array into Go value of type ipsec.leaseData; packets for it are blocked",
+		"lease 10.244.8.0-24: its node has another PSK: restart the agents that started before it was changed in net-conf.json; packets for it are blocked",
 	}, problems); d != "" {
 		t.Errorf("problems (-want +got):\n%s", d)
 	}
+	for sa := range want.SAs {
+		if n := sa.Src.As4()[3] + sa.Dst.As4()[3]; n > 1+3 {
+			t.Errorf("an association with a peer that cannot have one: %v", sa)
+		}
+	}
+	for n := 2; n <= 8; n++ {
+		if got := policiesWith(want, eth0(n).PublicIP); n != 3 && got != 8 {
+			t.Errorf("%d policies with node %d", got, n)
+		}
+	}
+	want = without(want, 4)
 	var got []string
 	for _, c := range datapath.Diff(want, datapath.NewState()) {
 		if text := c.String(); strings.Contains(text, " state ") == strings.Contains(text, "KEY") && !(strings.Contains(text, "xfrm") && strings.Contains(text, "172.16.9.3")) {
@@ -135,6 +152,35 @@ func TestDesired(t *testing.T) {
 	if last := got[len(got)-1]; last != "ip route replace 10.244.3.0/24 via 172.16.9.3 dev eth0 onlink" {
 		t.Errorf("a peer behind a router: %s", last)
 	}
+}
+
+// policiesWith counts the policies of one peer.
+func policiesWith(s datapath.State, peer netip.Addr) (n int) {
+	for p := range s.Policies {
+		if p.TunnelSrc == peer || p.TunnelDst == peer {
+			n++
+		}
+	}
+	return n
+}
+
+// without leaves out the policies and routes of the nodes from n on.
+func without(s datapath.State, n byte) datapath.State {
+	out := datapath.NewState()
+	out.SAs = s.SAs
+	segment := netip.MustParsePrefix("172.16.1.0/24")
+	late := func(a netip.Addr) bool { return segment.Contains(a) && a.As4()[3] >= n }
+	for p := range s.Policies {
+		if !late(p.TunnelSrc) && !late(p.TunnelDst) {
+			out.Policies.Add(p)
+		}
+	}
+	for r := range s.Routes {
+		if !late(r.Via) {
+			out.Routes.Add(r)
+		}
+	}
+	return out
 }
 
 // drop leaves out the lines that speak of something.
