@@ -164,6 +164,44 @@ func TestIPsecRestart(t *testing.T) {
 	}
 }
 
+// TestIPsecOtherPSK: two nodes with different pre-shared keys name each other,
+// and nothing passes between them until both have the same.
+func TestIPsecOtherPSK(t *testing.T) {
+	nodes := ipsecCluster(t)
+	first, second := nodes[0], nodes[1]
+	first.put("/coreos.com/network/config", strings.ReplaceAll(ipsecConf, "secret", "secre2"))
+	second.stop()
+	second.start().waitReady()
+	for _, pair := range [][2]*node{{first, second}, {second, first}} {
+		n, peer := pair[0], pair[1]
+		n.eventually(n.ip.String()+" names the peer", func() error {
+			if said := n.said(); !strings.Contains(said, "another PSK") {
+				return errors.New(said)
+			}
+			return nil
+		})
+		n.eventually(n.ip.String()+" has no association with it", func() error {
+			if got := n.sh(fmt.Sprintf("ip xfrm state list nokeys src %s dst %s", n.ip, peer.ip)); got != "" {
+				return errors.New(got)
+			}
+			return nil
+		})
+		if got := n.sh(fmt.Sprintf("ip xfrm policy | grep -c 'tmpl.* %s'", peer.ip)); got != "8" {
+			t.Errorf("%s has %s policies with %s, not 8", n.ip, got, peer.ip)
+		}
+		if n.set.Do(func() error { return ping(n.subnet().Addr().Next().String(), peer.subnet().Addr().Next().String()) }) == nil {
+			t.Errorf("%s reaches %s", n.ip, peer.ip)
+		}
+	}
+	for _, n := range []*node{first, nodes[2]} {
+		n.stop()
+		n.start().waitReady()
+	}
+	for _, n := range nodes {
+		n.hasMesh(nodes)
+	}
+}
+
 // TestIPsecFailsClosed: without an association a packet is dropped, and none is
 // seen on the wire.
 func TestIPsecFailsClosed(t *testing.T) {
