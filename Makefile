@@ -12,11 +12,7 @@ PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
 # has.
 export CGO_ENABLED = 0
 
-<<<<<<< HEAD
-.PHONY: lab-up lab-down test test-kernel test-long kube-apiserver test-kube bench lint build install clean help
-=======
-.PHONY: lab-up lab-down test test-long fuzz kube-apiserver test-kube bench lint build install clean help
->>>>>>> main
+.PHONY: lab-up lab-down test test-kernel test-long fuzz kube-apiserver test-kube bench lint build install clean help
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
