@@ -117,8 +117,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	running.Go(func() { f.run(ctx) })
 
 	l := newLoop(a, node, h, g, f)
-	// The waiter ends when the deferred Close ends its Wait.
-	go l.waitForKernel(ctx)
+	// The waiters end when the deferred Close ends their waits.
+	for _, wait := range node.kernel.Waits() {
+		go l.waitForKernel(ctx, wait)
+	}
 	l.run(ctx, snapshots)
 	return nil
 }
@@ -198,6 +200,9 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Sel
 	under.Adjacent = segment.adjacent
 	b, err := newBackend(config, under)
 	if err != nil {
+		return nil, errors.Join(err, segment.close())
+	}
+	if err := settleIPsec(b.Scope(), a.Log); err != nil {
 		return nil, errors.Join(err, segment.close())
 	}
 	kernel, err := datapath.Open(b.Scope())

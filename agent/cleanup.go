@@ -20,12 +20,12 @@ import (
 var ownDevice = regexp.MustCompile(`^vxlan flannel(-v6)?\.[0-9]+$|^(ipip|tun) flannel\.ipip$|^tun flannel0$|^(wireguard|tun) flannel-wg$`)
 
 // Cleanup removes what agents have left on the node: the forwarders, the
-// devices with all that hangs on them, the underlay interface's routes to other
-// nodes' pods, the firewall's rules, the subnet file and the other files. The
-// lease stays in the store, where it expires, or is the node's again when an
-// agent returns.
+// devices with all that hangs on them, what is theirs of IPsec, the underlay
+// interface's routes to other nodes' pods, the firewall's rules, the subnet file
+// and the other files. The lease stays in the store, where it expires, or is the
+// node's again when an agent returns.
 func Cleanup(ctx context.Context, subnetFile string, others []string, log *slog.Logger) error {
-	errs := []error{forwarder.EndAll(filepath.Dir(subnetFile), log), removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
+	errs := []error{forwarder.EndAll(filepath.Dir(subnetFile), log), removeDevices(log), removeIPsec(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
 	for _, file := range append(others, subnetFile) {
 		err := os.Remove(file)
 		if err == nil {

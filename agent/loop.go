@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
 	"github.com/overlab/overlab/agent/lease"
@@ -47,6 +48,7 @@ type loop struct {
 	// unannounced says that the node has a lease of which Announce does not know.
 	unannounced bool
 	problems    []string
+	rekeying    bool             // other attributes are on their way to the store
 	moves       int              // the kernel's Moves for which want was computed
 	published   lease.Key        // the subnet that subnet.env and firewall know
 	written     lease.Key        // the one that subnet.env was written with
@@ -66,7 +68,7 @@ type loop struct {
 func newLoop(a *Agent, n *node, h *holder, g *guard, f *follower) *loop {
 	l := &loop{
 		node: n, agent: a, holder: h, guard: g, follow: f,
-		said: map[topic]string{}, wake: make(chan struct{}), rearm: make(chan struct{}, 1),
+		said: map[topic]string{}, wake: make(chan struct{}), rearm: make(chan struct{}, len(n.kernel.Waits())),
 		repair: time.NewTimer(0), retry: time.NewTimer(0), rewrite: time.NewTimer(0),
 		retryPause: backoff{first: 100 * time.Millisecond, last: 10 * time.Second},
 	}
@@ -76,9 +78,9 @@ func newLoop(a *Agent, n *node, h *holder, g *guard, f *follower) *loop {
 	return l
 }
 
-// waitForKernel turns notifications into wakes, one at a time.
-func (l *loop) waitForKernel(ctx context.Context) {
-	for l.kernel.Wait() == nil {
+// waitForKernel turns notifications of one kind into wakes, one at a time.
+func (l *loop) waitForKernel(ctx context.Context, wait func() error) {
+	for wait() == nil {
 		select {
 		case l.wake <- struct{}{}:
 		case <-ctx.Done():
@@ -144,6 +146,10 @@ func (l *loop) takeSnapshot(s lease.Snapshot) {
 }
 
 func (l *loop) takeGrant(g lease.Grant) {
+	if l.rekeying && !g.Lease.Attrs.Equal(l.own.Lease.Attrs) {
+		return // it was asked for before; another follows
+	}
+	l.rekeying = false
 	switch {
 	case l.own == nil && g.Replaced != nil && g.Replaced.BackendType != "":
 		l.claimedOver = g.Replaced
@@ -189,7 +195,7 @@ func (l *loop) publish() {
 // watchOwn looks after our own key in the store: whoever deletes or overwrites
 // it takes the node from its peers.
 func (l *loop) watchOwn() {
-	if l.own == nil || l.snapshot.Revision < l.own.Lease.Revision {
+	if l.own == nil || l.rekeying || l.snapshot.Revision < l.own.Lease.Revision {
 		return // the snapshot is older than our lease
 	}
 	own := l.own.Lease
@@ -345,6 +351,9 @@ func (l *loop) program(why string) (made []datapath.Change, err error) {
 	if _, err := l.kernel.Refresh(); err != nil {
 		return nil, err
 	}
+	if err := l.rekey(); err != nil {
+		return nil, err
+	}
 	due := datapath.Diff(*l.want, l.kernel.State())
 	rest := due
 	for pass := 0; pass < passes && len(rest) > 0; pass++ {
@@ -379,6 +388,25 @@ func without(due, left []datapath.Change) []datapath.Change {
 	remain := datapath.Set[datapath.Change]{}
 	remain.Add(left...)
 	return slices.DeleteFunc(slices.Clone(due), remain.Has)
+}
+
+// rekey lets the backend take other keys where it must.
+func (l *loop) rekey() error {
+	r, ok := l.backend.(backend.Rekeyer)
+	if !ok {
+		return nil
+	}
+	changed, err := r.Rekey(*l.want, l.kernel.State())
+	if err != nil || !changed {
+		return err
+	}
+	l.agent.Log.Warn("what was made of the lease's keys is gone; publishing others")
+	l.own.Lease.Attrs.BackendData = l.backend.Data()
+	l.rekeying = true
+	l.holder.republish(l.own.Lease.Attrs)
+	l.desire()
+	_, err = r.Rekey(*l.want, l.kernel.State())
+	return err
 }
 
 func (l *loop) logChanges(why string, changes []datapath.Change) {

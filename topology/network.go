@@ -198,6 +198,7 @@ func (x *expansion) backend(b *BackendSpec) {
 		SubnetAddCommand: b.SubnetAddCommand, SubnetRemoveCommand: b.SubnetRemoveCommand,
 	}
 	x.wireguard(path, b, out)
+	x.ipsec(path, b, out)
 	if out.Type != "extension" {
 		for _, c := range []struct{ key, command string }{
 			{"PreStartupCommand", b.PreStartupCommand}, {"PostStartupCommand", b.PostStartupCommand},
@@ -236,7 +237,7 @@ func (x *expansion) wireguard(path string, b *BackendSpec, out *Backend) {
 			key   string
 			given bool
 		}{
-			{"ListenPort", b.ListenPort != nil}, {"PSK", b.PSK != ""},
+			{"ListenPort", b.ListenPort != nil}, {"PSK", b.PSK != "" && out.Type != "ipsec"},
 			{"PersistentKeepaliveInterval", b.PersistentKeepaliveInterval != nil}, {"Mode", b.Mode != ""},
 		} {
 			if k.given {
@@ -255,6 +256,24 @@ func (x *expansion) wireguard(path string, b *BackendSpec, out *Backend) {
 		return
 	}
 	out.PSK = b.PSK
+}
+
+// shortestPSK is how many characters flannel's ipsec asks of its key
+// (pkg/backend/ipsec/ipsec.go).
+const shortestPSK = 96
+
+// ipsec settles the keys that the backend ipsec has.
+func (x *expansion) ipsec(path string, b *BackendSpec, out *Backend) {
+	if out.Type != "ipsec" {
+		if b.UDPEncap != nil {
+			x.add(path+".UDPEncap", "is of the backend ipsec, and the backend is %s; leave it out", out.Type)
+		}
+		return
+	}
+	if len(b.PSK) < shortestPSK {
+		x.add(path+".PSK", "has %d characters; ipsec needs %d at least: `openssl rand -hex 48` makes a key", len(b.PSK), shortestPSK)
+	}
+	out.PSK, out.UDPEncap = b.PSK, or(b.UDPEncap, false)
 }
 
 // or returns what a pointer holds, or the default for none.

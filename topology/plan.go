@@ -93,13 +93,15 @@ type Backend struct {
 	GBP           bool `json:"GBP,omitempty"`
 	Learning      bool `json:"Learning,omitempty"`
 	DirectRouting bool `json:"DirectRouting,omitempty"`
-	// Of wireguard: the UDP port, 51820 by default; the pre-shared key, base64;
-	// the seconds between keepalives, 0 for none; and which addresses nodes
-	// reach each other by, where the spec says so.
+	// Of wireguard: the UDP port, 51820 by default; the pre-shared key, base64,
+	// which is ipsec's in characters; the seconds between keepalives, 0 for none;
+	// and which addresses nodes reach each other by, where the spec says so.
 	ListenPort                  int    `json:"ListenPort,omitempty"`
 	PSK                         string `json:"PSK,omitempty"`
 	PersistentKeepaliveInterval int    `json:"PersistentKeepaliveInterval,omitempty"`
 	Mode                        string `json:"Mode,omitempty"`
+	// UDPEncap puts ipsec's packets in UDP.
+	UDPEncap bool `json:"UDPEncap,omitempty"`
 	// The shell commands of the extension backend.
 	PreStartupCommand   string `json:"PreStartupCommand,omitempty"`
 	PostStartupCommand  string `json:"PostStartupCommand,omitempty"`

@@ -244,10 +244,11 @@ func (s *settings) underlay() underlay.Options {
 // ownFiles are what agents keep besides subnet.env. A key whose place somebody
 // has chosen is theirs.
 func (s *settings) ownFiles() []string {
-	if s.wireguardKey != wireguard.KeyFile {
-		return nil
+	files := []string{ipsecMemory()}
+	if s.wireguardKey == wireguard.KeyFile {
+		files = append(files, s.wireguardKey)
 	}
-	return []string{s.wireguardKey}
+	return files
 }
 
 func (s *settings) endpointList() []string {

@@ -41,9 +41,11 @@ func (c Change) emit(b *rtnl.Batch, index map[string]int) {
 	b.Describe(c.String)
 }
 
-// Entry is what a Change is about: a Link, Addr, Neigh, FDB or Route.
+// Entry is what a Change is about: a Link, Addr, Neigh, FDB, Route, SA or
+// Policy.
 type Entry interface {
-	// device is the name of the device that the entry belongs to.
+	// device is the name of the device that the entry belongs to; empty for
+	// those of IPsec.
 	device() string
 	// command is the change as a shell command.
 	command(Verb) string

@@ -22,6 +22,8 @@ type Scope struct {
 	Underlays []string
 	// Bare are the routes that are owned on a device that is not.
 	Bare BareRoutes
+	// IPsec includes the agents' associations and policies.
+	IPsec bool
 	// IPv6 includes addresses, neighbours and routes of that family.
 	IPv6 bool
 	// Contested are the destinations of IPv6 routes whose rivals are looked for,
@@ -80,10 +82,17 @@ func (s Scope) families() []byte {
 }
 
 // Dump reads what the kernel holds of the scope, in the connection's network
-// namespace.
+// namespace, which is also the calling thread's.
 func Dump(c *rtnl.Conn, scope Scope) (State, error) {
 	s, _, err := dump(c, scope)
-	return s, err
+	if err != nil || !scope.IPsec {
+		return s, err
+	}
+	xfrm, err := rtnl.DialXFRM()
+	if err != nil {
+		return s, err
+	}
+	return s, errors.Join(s.dumpIPsec(xfrm), xfrm.Close())
 }
 
 // dump also returns the ifindex of each owned device that there is.

@@ -17,13 +17,16 @@ import (
 // new lease costs a few messages and no dump; where a notification does not
 // tell enough, or was lost, the next Refresh dumps again.
 //
-// Only Wait may run beside the other methods.
+// Only what Waits returns may run beside the other methods.
 type Kernel struct {
 	scope    Scope
 	conn     *rtnl.Conn
 	listener *rtnl.Listener
-	state    State
-	index    map[string]int
+	// xfrm and changes are as conn and listener, for IPsec; nil without.
+	xfrm    *rtnl.Conn
+	changes *rtnl.Listener
+	state   State
+	index   map[string]int
 	// stale says that only a dump can tell the state.
 	stale bool
 	// moves counts what may have changed who is on the underlay's segment.
@@ -45,14 +48,36 @@ func Open(scope Scope) (*Kernel, error) {
 		return nil, errors.Join(err, listener.Close())
 	}
 	k := &Kernel{scope: scope, conn: conn, listener: listener, stale: true}
+	if scope.IPsec {
+		if err := k.openIPsec(); err != nil {
+			return nil, errors.Join(err, k.Close())
+		}
+	}
 	if _, err := k.Refresh(); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
 	return k, nil
 }
 
+func (k *Kernel) openIPsec() (err error) {
+	if k.xfrm, err = rtnl.DialXFRM(); err != nil {
+		return err
+	}
+	k.changes, err = rtnl.ListenXFRM()
+	return err
+}
+
 // Close closes the sockets and ends Wait. The kernel's state stays.
-func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.listener.Close()) }
+func (k *Kernel) Close() error {
+	errs := []error{k.conn.Close(), k.listener.Close()}
+	if k.xfrm != nil {
+		errs = append(errs, k.xfrm.Close())
+	}
+	if k.changes != nil {
+		errs = append(errs, k.changes.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // State returns the picture as it is. The caller must not change it.
 func (k *Kernel) State() State { return k.state }
@@ -69,9 +94,15 @@ func (k *Kernel) moved() {
 	}
 }
 
-// Wait blocks until there are notifications for Refresh to read. Its error
-// says that the Kernel is closed.
-func (k *Kernel) Wait() error { return k.listener.Wait() }
+// Waits are functions that each block until there are notifications of one
+// kind for Refresh to read. Their errors say that the Kernel is closed.
+func (k *Kernel) Waits() []func() error {
+	waits := []func() error{k.listener.Wait}
+	if k.changes != nil {
+		waits = append(waits, k.changes.Wait)
+	}
+	return waits
+}
 
 // Resync distrusts the picture: the next Refresh dumps.
 func (k *Kernel) Resync() { k.stale = true }
@@ -89,6 +120,15 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 		k.stale, err = true, nil
 		k.moved()
 	}
+	if k.changes != nil {
+		// One kind of message tells of a flush and another of one entry, and
+		// some of no reqid: a dump tells whether it was one of ours.
+		lost := k.changes.Drain(func(rtnl.Message) error { k.stale = true; return nil })
+		if errors.Is(lost, rtnl.ErrLost) {
+			k.stale, lost = true, nil
+		}
+		err = errors.Join(err, lost)
+	}
 	if err != nil {
 		return changed, err
 	}
@@ -96,6 +136,9 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 		return changed, nil
 	}
 	state, index, err := dump(k.conn, k.scope)
+	if err == nil && k.xfrm != nil {
+		err = state.dumpIPsec(k.xfrm)
+	}
 	if err != nil {
 		return true, err
 	}
@@ -114,20 +157,32 @@ func (k *Kernel) Apply(changes []Change) error {
 	}
 	errs := []error{k.applyLinks(changes[:n])}
 	var b rtnl.Batch
+	conn := k.conn // that the batch is for
 	missing := Set[string]{}
 	for _, c := range changes[n:] {
 		if dev := c.Entry.device(); dev != "" && k.index[dev] == 0 {
 			missing.Add(dev)
 			continue
 		}
+		if next := k.connFor(c); next != conn { // the changes' order is kept
+			errs = append(errs, conn.Do(&b))
+			conn = next
+		}
 		c.emit(&b, k.index)
 	}
 	for dev := range missing {
 		errs = append(errs, fmt.Errorf("there is no device %s to program", dev))
 	}
-	errs = append(errs, k.conn.Do(&b))
+	errs = append(errs, conn.Do(&b))
 	_, err := k.Refresh()
 	return errors.Join(append(errs, err)...)
+}
+
+func (k *Kernel) connFor(c Change) *rtnl.Conn {
+	if c.ipsec() {
+		return k.xfrm
+	}
+	return k.conn
 }
 
 func (k *Kernel) applyLinks(changes []Change) error {

@@ -27,7 +27,8 @@ func (s Set[T]) Has(v T) bool {
 }
 
 // State is what an overlay owns in one network namespace: some devices,
-// everything that hangs on them, and routes of another (see BareRoutes).
+// everything that hangs on them, routes of another (see BareRoutes), and its
+// share of IPsec.
 // Wanted and present states have the same type.
 type State struct {
 	Links Set[Link]
@@ -43,6 +44,9 @@ type State struct {
 	// where a wanted route has their key, and else let be; no wanted state has
 	// any.
 	Rivals Set[Route]
+	// SAs and Policies are those of IPsec.
+	SAs      Set[SA]
+	Policies Set[Policy]
 }
 
 // NewState returns an empty state.
@@ -54,6 +58,9 @@ func NewState() State {
 		FDB:    Set[FDB]{},
 		Routes: Set[Route]{},
 		Rivals: Set[Route]{},
+
+		SAs:      Set[SA]{},
+		Policies: Set[Policy]{},
 	}
 }
 
@@ -62,6 +69,7 @@ func NewState() State {
 func (s State) Count() map[string]int {
 	return map[string]int{
 		"link": len(s.Links), "addr": len(s.Addrs), "neigh": len(s.Neighs), "fdb": len(s.FDB), "route": len(s.Routes),
+		"sa": len(s.SAs), "policy": len(s.Policies),
 	}
 }
 

@@ -63,6 +63,16 @@ func BeSeenAs(client, server netip.Addr) Explainer {
 	}
 }
 
+// BeAnsweredBy matches a probe.EchoReply that came from this address, whoever
+// the server saw.
+func BeAnsweredBy(server netip.Addr) Explainer {
+	return of[probe.EchoReply]{
+		expected: fmt.Sprintf("answered by %s", server),
+		ok:       func(r *probe.EchoReply) bool { return r.Failure == "" && r.From.Addr() == server },
+		seen:     (*probe.EchoReply).String,
+	}
+}
+
 // BeUp matches a probe.Link that is administratively up.
 func BeUp() Explainer {
 	return of[probe.Link]{

@@ -97,8 +97,8 @@ func newEchoes(local topology.Local) (*echoes, error) {
 }
 
 func (e *echoes) start() {
-	go e.serveUDP()
-	go e.serveTCP()
+	go serveUDP(e.server)
+	go e.serveTCP(e.tcp)
 	go e.receive()
 }
 
@@ -126,6 +126,39 @@ func (s *Session) EchoPort(t Transport) (uint16, error) {
 		return s.echo.tcp.Addr().(*net.TCPAddr).AddrPort().Port(), nil
 	}
 	return 0, fmt.Errorf("echo in %s: unknown transport %q", s.name, t)
+}
+
+// ServeEcho answers echoes of a transport at a port besides, on every IPv4
+// address of the namespace, until the returned server is closed. The error
+// wraps syscall.EADDRINUSE where something else has the port.
+func (s *Session) ServeEcho(t Transport, port uint16) (io.Closer, error) {
+	at := fmt.Sprintf(":%d", port)
+	var server io.Closer
+	err := s.local.Do(func() error {
+		switch t {
+		case UDP:
+			conn, err := net.ListenPacket("udp4", at)
+			if err != nil {
+				return err
+			}
+			go serveUDP(conn)
+			server = conn
+		case TCP:
+			listener, err := net.Listen("tcp4", at)
+			if err != nil {
+				return err
+			}
+			go s.echo.serveTCP(listener)
+			server = listener
+		default:
+			return fmt.Errorf("unknown transport %q", t)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("serve echoes in %s at port %d/%s: %w", s.name, port, t, err)
+	}
+	return server, nil
 }
 
 // Echo asks a server which address it sees. That no answer comes is no error:
@@ -241,10 +274,10 @@ func bare(err error) string {
 	return err.Error()
 }
 
-func (e *echoes) serveUDP() {
+func serveUDP(server net.PacketConn) {
 	buf := make([]byte, 2048)
 	for {
-		n, from, err := e.server.ReadFrom(buf)
+		n, from, err := server.ReadFrom(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -252,7 +285,7 @@ func (e *echoes) serveUDP() {
 			continue
 		}
 		answer := marshalAnswer(uuid.UUID(buf[:16]), addrPort(from))
-		_, _ = e.server.WriteTo(answer, from) // the client asks again
+		_, _ = server.WriteTo(answer, from) // the client asks again
 	}
 }
 
@@ -282,9 +315,9 @@ func (e *echoes) receive() {
 	}
 }
 
-func (e *echoes) serveTCP() {
+func (e *echoes) serveTCP(server net.Listener) {
 	for {
-		conn, err := e.tcp.Accept()
+		conn, err := server.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}

@@ -18,6 +18,9 @@ const (
 	Pods Feature = "pod"
 	// SameNodePods: two pods on one node.
 	SameNodePods Feature = "node with two pods"
+	// PodPorts: a pod that answers at a port of its node, over TCP or UDP and
+	// IPv4.
+	PodPorts Feature = "port of a node that leads to a pod over TCP or UDP"
 	// CrossNodePods: pods on two nodes.
 	CrossNodePods Feature = "two nodes with pods"
 	// Peers: at least two nodes.
@@ -45,6 +48,8 @@ const (
 	UDP Feature = "udp backend"
 	// WireGuard: the backend is wireguard.
 	WireGuard Feature = "wireguard backend"
+	// IPsec: the backend is ipsec.
+	IPsec Feature = "ipsec backend"
 	// DirectRouting: the backend is vxlan, and leaves it out on one segment.
 	DirectRouting Feature = "vxlan backend with DirectRouting"
 	// SegmentPeers: two nodes with pods have their agents' interfaces on one
@@ -96,6 +101,7 @@ func Features(p *topology.Plan) []Feature {
 	}{
 		{Pods, len(p.Pods) > 0},
 		{SameNodePods, most > 1},
+		{PodPorts, len(NodePorts(p)) > 0},
 		{CrossNodePods, len(perNode) > 1},
 		{Peers, len(p.Nodes) > 1},
 		{IPv4, p.Network.EnableIPv4},
@@ -108,6 +114,7 @@ func Features(p *topology.Plan) []Feature {
 		{IPIP, b.Type == "ipip" && !b.DirectRouting},
 		{UDP, b.Type == "udp"},
 		{WireGuard, b.Type == "wireguard"},
+		{IPsec, b.Type == "ipsec"},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
 		{EtcdStore, p.Store.Type == "etcd"},

@@ -22,8 +22,7 @@ func suites() []suite {
 	return []suite{
 		{"agent", "^(TestIPIP|TestIPsec|TestWireguard)"},
 		{"agent/datapath", "."},
-		{"topology/netns", "^TestKernel"},
-		//{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
+		{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
 		{"labs", "^TestExercises$/^(ipip|ipsec|wireguard)$"},
 	}
 }

@@ -42,6 +42,12 @@ func backendChecks() []suite.Check {
 			Run:   encrypted,
 		},
 		{
+			ID: "BE-05", Title: "ipsec: ESP between nodes, no pod's packet in the clear",
+			Source: "RFC 4303, flannel", Profiles: []string{ipsec},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.IPsec},
+			Run:   encryptedByESP,
+		},
+		{
 			ID: "BE-06", Title: "DirectRouting: no VXLAN between nodes of one segment",
 			Source: fromFlannel, Profiles: []string{vxlan, plain},
 			Needs: []suite.Feature{suite.IPv4, suite.SegmentPeers, suite.DirectRouting},

@@ -25,6 +25,7 @@ const (
 	vxlan     = "vxlan"
 	udp       = "udp"
 	ipip      = "ipip"
+	ipsec     = "ipsec"
 	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"

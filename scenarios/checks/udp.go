@@ -2,7 +2,6 @@ package checks
 
 import (
 	"context"
-	"net/netip"
 
 	"github.com/overlab/overlab/harness/match"
 	"github.com/overlab/overlab/harness/probe"
