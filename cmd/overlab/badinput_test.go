@@ -62,7 +62,7 @@ func TestBadFiles(t *testing.T) {
 		{"provider that is not in this build", "spec: {provider: kind}\n",
 			"", []string{"spec.provider", "kind is not in this build, which has netns"}},
 		{"dual stack over ipip", "spec:\n  network: {EnableIPv6: true, Backend: {Type: ipip}}\n",
-			"4:48", []string{"spec.network.Backend.Type", "which carries IPv4 alone"}},
+			"4:47", []string{"spec.network.Backend.Type", "which carries IPv4 alone"}},
 		{"dual stack with a long VNI", "spec:\n  network: {EnableIPv6: true, Backend: {VNI: 10000}}\n",
 			"4:46", []string{"spec.network.Backend.VNI", "flannel-v6.VNI, has room for four digits"}},
 		{"network too small", "spec:\n  network: {Network: 10.244.0.0/30}\n",

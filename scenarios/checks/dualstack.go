@@ -30,9 +30,11 @@ func overIPv6(all []suite.Check) []suite.Check {
 }
 
 // carriesIPv6 reports whether a check judges IPv4, and by a backend that has
-// IPv6 as well.
+// IPv6 as well. Nothing maps ports of nodes over IPv6.
 func carriesIPv6(c suite.Check) bool {
-	return slices.Contains(c.Needs, suite.IPv4) && !slices.Contains(c.Needs, suite.IPIP) && !slices.Contains(c.Needs, suite.WireGuard)
+	return slices.Contains(c.Needs, suite.IPv4) && !slices.ContainsFunc(c.Needs, func(f suite.Feature) bool {
+		return f == suite.IPIP || f == suite.WireGuard || f == suite.IPsec || f == suite.UDP || f == suite.PodPorts
+	})
 }
 
 // maxPaths bounds the pairs whose path is measured: where packets vanish a
