@@ -44,6 +44,9 @@ type Options struct {
 	// Masquerade and Forward ask for the firewall's rules, PredictablePorts
 	// for masquerading without random ports; all may be false.
 	Masquerade, Forward, PredictablePorts bool
+	// Blackhole asks for a route that drops what leads to none of the node's
+	// pods.
+	Blackhole bool
 	// FirewallResync is the pause between two looks at the rules.
 	FirewallResync time.Duration
 	// RenewMargin is how long before its end a lease is renewed.
@@ -184,7 +187,11 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 	if err != nil {
 		return nil, errors.Join(err, segment.close())
 	}
-	kernel, err := datapath.Open(b.Scope())
+	scope := b.Scope()
+	if a.Blackhole {
+		scope.Blackholes = datapath.Blackholes{Network: config.Network, Len: config.SubnetLen}
+	}
+	kernel, err := datapath.Open(scope)
 	if err != nil {
 		return nil, errors.Join(err, segment.close())
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"regexp"
 
@@ -19,10 +20,14 @@ var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^ipip flannel\.ipip$
 
 // Cleanup removes what agents have left on the node: the devices with all that
 // hangs on them, the underlay interface's routes to other nodes' pods, the
-// firewall's rules and the subnet file. The lease stays in the store, where it
-// expires, or is the node's again when an agent returns.
+// blackhole of the node's subnet, the firewall's rules and the subnet file. The
+// lease stays in the store, where it expires, or is the node's again when an
+// agent returns.
 func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
-	errs := []error{removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
+	errs := []error{
+		removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), removeBlackhole(recordedSubnet(subnetFile), log),
+		firewall.Remove(ctx),
+	}
 	err := os.Remove(subnetFile)
 	if err == nil {
 		log.Info("removed", "file", subnetFile)
@@ -30,6 +35,13 @@ func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+func removeBlackhole(subnet netip.Prefix, log *slog.Logger) error {
+	if !subnet.IsValid() {
+		return nil
+	}
+	return removeRoutes(datapath.Scope{Blackholes: datapath.Blackholes{Network: subnet, Len: subnet.Bits()}}, log)
 }
 
 func removeDevices(log *slog.Logger) error {

@@ -231,7 +231,7 @@ func (l *loop) desire() {
 	if l.own == nil || l.snapshot == nil {
 		return
 	}
-	want, problems := l.backend.Desired(l.own.Lease, l.snapshot.Leases)
+	want, problems := l.agent.desired(l.node, l.own.Lease, l.snapshot.Leases)
 	l.want = &want
 	l.follow.tell(l.own.Lease, l.snapshot.Leases)
 	for _, p := range problems {
@@ -240,6 +240,15 @@ func (l *loop) desire() {
 		}
 	}
 	l.problems = problems
+}
+
+// desired is what the backend wants, and what the options do besides.
+func (a *Agent) desired(n *node, own lease.Lease, all []lease.Lease) (want datapath.State, problems []string) {
+	want, problems = n.backend.Desired(own, all)
+	if a.Blackhole && own.Key.Subnet.IsValid() {
+		want.Routes.Add(datapath.BlackholeRoute(own.Key.Subnet))
+	}
+	return want, problems
 }
 
 // takeNotifications follows the kernel. Our own changes are in the picture

@@ -77,3 +77,48 @@ func TestReadyKnowsTheFirewall(t *testing.T) {
 		}
 	}
 }
+
+// TestBlackhole: what leads to none of the node's pods is dropped, and what
+// leads to one is not, whichever of the two routes is made first.
+//
+//	other node ... flannel.1 -> cni0 10.244.100.1/24
+//	                         -> blackhole 10.244.100.0/24 metric 2147483647
+func TestBlackhole(t *testing.T) {
+	c := newCluster(t, netConf)
+	n := c.node(1, "--ip-blackhole-route").start()
+	n.waitReady()
+	hole := fmt.Sprintf("blackhole %s metric 2147483647", n.subnet())
+	present := func() error {
+		if got := n.sh("ip route show type blackhole"); strings.TrimSpace(got) != hole {
+			return fmt.Errorf("the blackholes are %q, not %q", got, hole)
+		}
+		return nil
+	}
+	if err := present(); err != nil {
+		t.Fatal(err)
+	}
+	pod := n.subnet().Addr().Next().Next()
+	n.sh(fmt.Sprintf("ip route get %s && exit 1; ip link add cni0 type bridge; ip link set cni0 up; ip addr add %s/24 dev cni0; ip route get %s | grep cni0",
+		pod, n.subnet().Addr().Next(), pod))
+	// Others' blackholes stay, one of an earlier subnet goes.
+	const foreign = "ip route add blackhole 10.244.77.0/24; ip route add blackhole 10.9.9.0/24 metric 2147483647; "
+	n.sh(foreign + "ip route del " + hole + "; ip route add blackhole 10.244.66.0/24 metric 2147483647")
+	n.eventually("the blackhole comes back, and the stale one goes", func() error {
+		got := n.sh("ip route show type blackhole")
+		if countLines(got, hole) != 1 || countLines(got, "10.244.66.0/24") != 0 || countLines(got, "") != 3 {
+			return errors.New(got)
+		}
+		return nil
+	})
+	n.waitReady()
+	n.stop()
+	n.args = append(n.args, "--cleanup")
+	n.start()
+	if err := n.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	n.cmd = nil
+	if got := n.sh("ip route show type blackhole"); countLines(got, "") != 2 || strings.Contains(got, hole) {
+		t.Errorf("--cleanup left %s", got)
+	}
+}

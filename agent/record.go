@@ -30,7 +30,7 @@ func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error 
 	case before == b:
 		return nil
 	case before.Dev != "":
-		if err := removeRoutes(before, log); err != nil {
+		if err := removeRoutes(datapath.Scope{Bare: before}, log); err != nil {
 			return err
 		}
 	}
@@ -46,9 +46,9 @@ func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error 
 	return nil
 }
 
-// removeRoutes removes the routes that are owned on a device that is not.
-func removeRoutes(bare datapath.BareRoutes, log *slog.Logger) error {
-	kernel, err := datapath.Open(datapath.Scope{Bare: bare})
+// removeRoutes removes the owned routes of a scope without devices.
+func removeRoutes(scope datapath.Scope, log *slog.Logger) error {
+	kernel, err := datapath.Open(scope)
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,16 @@ func (e subnetEnv) write(path string) (changed bool, err error) {
 // previousSubnet reads the subnet that an earlier run left; the zero prefix
 // where there is none of this network.
 func previousSubnet(path string, c *lease.Config) netip.Prefix {
+	p := recordedSubnet(path)
+	if !p.IsValid() || !c.Network.Contains(p.Addr()) {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// recordedSubnet reads the subnet from the file; the zero prefix where there is
+// none.
+func recordedSubnet(path string) netip.Prefix {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return netip.Prefix{}
@@ -57,8 +67,7 @@ func previousSubnet(path string, c *lease.Config) netip.Prefix {
 		if !ok {
 			continue
 		}
-		p, err := netip.ParsePrefix(value)
-		if err == nil && c.Network.Contains(p.Addr()) {
+		if p, err := netip.ParsePrefix(value); err == nil {
 			return p.Masked()
 		}
 	}

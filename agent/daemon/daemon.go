@@ -73,7 +73,7 @@ func run(ctx context.Context, s *settings, log *slog.Logger) error {
 	a := agent.New(agent.Options{
 		Store: store, Observer: observer, Backends: backends(),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
-		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable,
+		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable, Blackhole: s.blackhole,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,
 		Ready: func() {
 			log.Info("ready")

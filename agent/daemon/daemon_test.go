@@ -44,7 +44,6 @@ func TestRunUsage(t *testing.T) {
 		{"--no-such-flag", "", 2, "overlabd: flag provided but not defined: -no-such-flag\n"},
 		{"stray", "", 2, `unexpected argument "stray"`},
 		{"--kube-subnet-mgr", "", 2, "leases in the Kubernetes API are not in this build; use etcd"},
-		{"--ip-blackhole-route", "", 2, "--ip-blackhole-route is not in this build"},
 		{"--subnet-lease-renew-margin=1440", "", 2, "it must be 1 to 1439 minutes"},
 		{"--iptables-resync=0 --healthz-port=-1", "", 2, "--healthz-port=-1 is not a TCP port"},
 		{"--public-ip=here", "", 2, "--public-ip=here is not an IPv4 address"},

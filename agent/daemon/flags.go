@@ -75,7 +75,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.BoolVar(&s.predictable, "ip-masq-fully-random-disable", false, "masquerade without --random-fully")
 	f.IntVar(&s.resync, "iptables-resync", 5, "`seconds` between two looks at the firewall's rules")
 	f.BoolVar(&s.forward, "iptables-forward-rules", true, "accept forwarded overlay traffic")
-	f.BoolVar(&s.blackhole, "ip-blackhole-route", false, "keep a blackhole route for the node's subnet (not in this build)")
+	f.BoolVar(&s.blackhole, "ip-blackhole-route", false, "keep a route that drops packets to addresses of the node's subnet that no pod has")
 	f.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
 	f.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server, 0 for none")
 	f.BoolVar(&s.kube, "kube-subnet-mgr", false, "take leases from the Kubernetes API in place of etcd (not in this build)")
@@ -168,7 +168,6 @@ func (s *settings) check() error {
 		refuse(err != nil, "--iface-regex=%s: %v", e, err)
 	}
 	refuse(s.kube, "--kube-subnet-mgr: leases in the Kubernetes API are not in this build; use etcd")
-	refuse(s.blackhole, "--ip-blackhole-route is not in this build")
 	refuse(s.publicIPv6 != "", "--public-ipv6: IPv6 is not in this build")
 	for _, f := range []struct{ name, value string }{{"public-ip", s.publicIP}, {"iface-can-reach", s.canReach}} {
 		a, err := netip.ParseAddr(f.value)

@@ -189,13 +189,18 @@ func (r Route) command(v Verb) string {
 		v = "replace"
 	}
 	s := fmt.Sprintf("ip route %s %s", v, r.Dst)
+	if r.Blackhole {
+		s = fmt.Sprintf("ip route %s blackhole %s", v, r.Dst)
+	}
 	if r.TOS != 0 {
 		s += fmt.Sprintf(" tos %#x", r.TOS)
 	}
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %s", r.Via)
 	}
-	s += " dev " + r.Dev
+	if r.Dev != "" {
+		s += " dev " + r.Dev
+	}
 	if r.Metric != 0 {
 		s += fmt.Sprintf(" metric %d", r.Metric)
 	}
@@ -208,7 +213,7 @@ func (r Route) command(v Verb) string {
 func (r Route) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 	route := rtnl.Route{
 		Dst: r.Dst, Via: r.Via, Dev: index(r.Dev), Onlink: r.Onlink, Metric: r.Metric, TOS: r.TOS,
-		Src: r.Src, LinkScope: r.LinkScope, Protocol: r.Protocol,
+		Src: r.Src, LinkScope: r.LinkScope, Protocol: r.Protocol, Blackhole: r.Blackhole,
 	}
 	if v == Delete {
 		b.DelRoute(route)

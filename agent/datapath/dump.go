@@ -22,6 +22,8 @@ type Scope struct {
 	Underlays []string
 	// Bare are the routes that are owned on a device that is not.
 	Bare BareRoutes
+	// Blackholes are the blackhole routes that are owned.
+	Blackholes Blackholes
 	// IPv6 includes addresses, neighbours and routes of that family.
 	IPv6 bool
 }
@@ -53,6 +55,19 @@ func (b BareRoutes) own(r Route) bool {
 	return b.Dev != "" && r.Dev == b.Dev && r.Via.IsValid() && r.Metric == 0 && r.TOS == 0 && r.Protocol == 0 && b.Covers(r.Dst)
 }
 
+// Blackholes says which blackhole routes are owned: those of the main table and
+// the metric BlackholeMetric to a destination within Network of exactly Len
+// bits. With an invalid Network none is.
+type Blackholes struct {
+	Network netip.Prefix
+	Len     int
+}
+
+func (b Blackholes) own(r Route) bool {
+	return b.Network.IsValid() && r.Blackhole && r.Metric == BlackholeMetric &&
+		r.Dst.Bits() == b.Len && b.Network.Contains(r.Dst.Addr())
+}
+
 func (s Scope) families() []byte {
 	if s.IPv6 {
 		return []byte{unix.AF_INET, unix.AF_INET6}
@@ -81,6 +96,11 @@ func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 			return s, nil, err
 		}
 	}
+	if scope.Blackholes.Network.IsValid() {
+		if err := s.dumpBlackholes(c, scope.Blackholes); err != nil {
+			return s, nil, err
+		}
+	}
 	if scope.Bare.Dev == "" {
 		return s, indexes, nil
 	}
@@ -90,6 +110,17 @@ func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 	}
 	indexes[scope.Bare.Dev] = index
 	return s, indexes, err
+}
+
+// dumpBlackholes adds the owned blackhole routes.
+func (s State) dumpBlackholes(c *rtnl.Conn, holes Blackholes) error {
+	routes, err := c.Routes(unix.AF_INET, 0)
+	for _, r := range routes {
+		if r, ok := readRoute("", r); ok && holes.own(r) {
+			s.Routes.Add(r)
+		}
+	}
+	return err
 }
 
 // dumpBare adds the owned routes of the device that is not owned.
@@ -221,12 +252,13 @@ func linkName(c *rtnl.Conn, index int) (string, error) {
 // readRoute turns the kernel's description into a Route; false for one that
 // the kernel made, or that is not a plain route.
 func readRoute(dev string, r rtnl.RouteState) (Route, bool) {
-	if r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_UNICAST || r.Protocol == unix.RTPROT_KERNEL {
+	plain := r.Type == unix.RTN_UNICAST && dev != "" || r.Blackhole && dev == ""
+	if r.Table != unix.RT_TABLE_MAIN || !plain || r.Protocol == unix.RTPROT_KERNEL {
 		return Route{}, false
 	}
 	out := Route{
 		Dst: r.Dst, Via: r.Via, Dev: dev, Onlink: r.Onlink, Metric: r.Metric, TOS: r.TOS,
-		Protocol: r.Protocol, LinkScope: r.LinkScope, Src: r.Src, Other: r.Other,
+		Protocol: r.Protocol, LinkScope: r.LinkScope, Src: r.Src, Other: r.Other, Blackhole: r.Blackhole,
 	}
 	if out.Protocol == unix.RTPROT_BOOT {
 		out.Protocol = 0

@@ -114,7 +114,7 @@ func (k *Kernel) Apply(changes []Change) error {
 	var b rtnl.Batch
 	missing := Set[string]{}
 	for _, c := range changes[n:] {
-		if dev := c.Entry.device(); k.index[dev] == 0 {
+		if dev := c.Entry.device(); dev != "" && k.index[dev] == 0 {
 			missing.Add(dev)
 			continue
 		}
@@ -304,6 +304,10 @@ func (k *Kernel) takeFDB(typ uint16, entry FDB) bool {
 func (k *Kernel) ownRoute(state rtnl.RouteState) (Route, bool) {
 	if dev, ours := k.device(state.Dev); ours {
 		return readRoute(dev, state)
+	}
+	if state.Dev == 0 {
+		r, ok := readRoute("", state)
+		return r, ok && k.scope.Blackholes.own(r)
 	}
 	if !k.isBare(state.Dev) {
 		return Route{}, false
