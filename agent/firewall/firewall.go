@@ -31,6 +31,7 @@ type Config struct {
 
 // Firewall keeps the rules of one network namespace: that of the process.
 type Firewall struct {
+	config       Config
 	rules, other carrier
 	log          *slog.Logger
 	// switched is set once the other carrier's rules have been looked for.
@@ -45,6 +46,9 @@ type carrier interface {
 	ensure(context.Context) (changed bool, err error)
 	// remove deletes all that ensure can make.
 	remove(context.Context) error
+	// preview returns the shell command that makes the kernel's rules those of
+	// a Config, empty where they are; it changes nothing.
+	preview(context.Context, Config) (command string, err error)
 }
 
 // New chooses between iptables and nftables. Without an iptables program it
@@ -54,11 +58,11 @@ func New(c Config, log *slog.Logger) *Firewall {
 	if !c.NFTables {
 		err := ipt.available()
 		if err == nil {
-			return &Firewall{rules: ipt, other: nft, log: log}
+			return &Firewall{config: c, rules: ipt, other: nft, log: log}
 		}
 		log.Warn("there is no iptables here: nftables carries the rules", "err", err)
 	}
-	return &Firewall{rules: nft, other: ipt, log: log}
+	return &Firewall{config: c, rules: nft, other: ipt, log: log}
 }
 
 // Carrier is "iptables" or "nftables".
