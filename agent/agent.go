@@ -104,11 +104,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	snapshots := newMailbox[lease.Snapshot]()
 	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
-	claim := lease.Claim{
-		Config: config, Previous: previousSubnet(a.SubnetFile, config),
-		Attrs: lease.Attrs{PublicIP: node.underlay.PublicIP, BackendType: node.backend.Type(), BackendData: node.backend.Data()},
-	}
-	h := newHolder(a, claim)
+	h := newHolder(a, a.claim(node))
 	running.Go(func() { h.run(ctx) })
 	g := newGuard(a)
 	running.Go(func() { g.run(ctx) })
@@ -121,6 +117,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	go l.waitForKernel(ctx)
 	l.run(ctx, snapshots)
 	return nil
+}
+
+// claim is what the node asks the store for.
+func (a *Agent) claim(n *node) lease.Claim {
+	return lease.Claim{
+		Config: n.config, Previous: previousSubnet(a.SubnetFile, n.config),
+		Attrs: lease.Attrs{PublicIP: n.underlay.PublicIP, BackendType: n.backend.Type(), BackendData: n.backend.Data()},
+	}
 }
 
 // node is what the agent has found out about its node.
@@ -165,6 +169,32 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
 func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
+	n, err := a.survey(config)
+	if err != nil {
+		return nil, err
+	}
+	// The device alone: what hangs on it carries traffic, and without the
+	// leases nobody can tell what of it is stale.
+	changes := slices.DeleteFunc(datapath.Diff(n.backend.Device(), n.kernel.State()), func(c datapath.Change) bool {
+		_, link := c.Entry.(datapath.Link)
+		return !link
+	})
+	for _, c := range changes {
+		a.Log.Info("device", "change", c.String())
+	}
+	if err := n.kernel.Apply(changes); err != nil {
+		return nil, errors.Join(explainKind(fmt.Errorf("make the device: %w", err), n.backend.Device()), n.close())
+	}
+	if r, ok := n.backend.(backend.Runner); ok {
+		if err := r.Prepare(ctx); err != nil {
+			return nil, errors.Join(err, n.close())
+		}
+	}
+	return n, nil
+}
+
+// survey finds out what the node is, and changes nothing of it.
+func (a *Agent) survey(config *lease.Config) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
@@ -195,26 +225,8 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 	if err != nil {
 		return nil, errors.Join(err, segment.close())
 	}
-	n := &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}
 	b.Adopt(kernel.State())
-	// The device alone: what hangs on it carries traffic, and without the
-	// leases nobody can tell what of it is stale.
-	changes := slices.DeleteFunc(datapath.Diff(b.Device(), kernel.State()), func(c datapath.Change) bool {
-		_, link := c.Entry.(datapath.Link)
-		return !link
-	})
-	for _, c := range changes {
-		a.Log.Info("device", "change", c.String())
-	}
-	if err := kernel.Apply(changes); err != nil {
-		return nil, errors.Join(explainKind(fmt.Errorf("make the device: %w", err), b.Device()), n.close())
-	}
-	if r, ok := b.(backend.Runner); ok {
-		if err := r.Prepare(ctx); err != nil {
-			return nil, errors.Join(err, n.close())
-		}
-	}
-	return n, nil
+	return &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}, nil
 }
 
 // explainKind says of a kind of device that the running kernel does not make

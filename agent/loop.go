@@ -163,10 +163,20 @@ func (l *loop) publish() {
 	}
 	l.published = l.own.Lease.Key
 	l.writeSubnetFile()
-	l.guard.configs.put(firewall.Config{
-		Network: l.config.Network, Subnet: l.published.Subnet, NFTables: l.config.EnableNFTables,
-		Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
-	})
+	l.guard.configs.put(l.agent.firewallFor(l.node, l.published))
+}
+
+// firewallFor is what the firewall ought to be on a node with that lease.
+func (a *Agent) firewallFor(n *node, k lease.Key) firewall.Config {
+	return firewall.Config{
+		Network: n.config.Network, Subnet: k.Subnet, NFTables: n.config.EnableNFTables,
+		Forward: a.Forward, Masquerade: a.Masquerade, PredictablePorts: a.PredictablePorts,
+	}
+}
+
+// subnetEnvFor is what subnet.env ought to say on a node with that lease.
+func (a *Agent) subnetEnvFor(n *node, k lease.Key) subnetEnv {
+	return subnetEnv{network: n.config.Network, subnet: k.Subnet, mtu: n.backend.MTU(), masquerade: a.Masquerade}
 }
 
 // watchOwn looks after our own key in the store: whoever deletes or overwrites
@@ -400,10 +410,7 @@ func (l *loop) writeSubnetFile() {
 	if l.published == (lease.Key{}) {
 		return
 	}
-	env := subnetEnv{
-		network: l.config.Network, subnet: l.published.Subnet, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade,
-	}
-	changed, err := env.write(l.agent.SubnetFile)
+	changed, err := l.agent.subnetEnvFor(l.node, l.published).write(l.agent.SubnetFile)
 	if err == nil {
 		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)
 	}

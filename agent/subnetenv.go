@@ -25,12 +25,18 @@ func (e subnetEnv) content() []byte {
 		e.network, gateway, e.mtu, e.masquerade)
 }
 
+// in reports whether the file says this.
+func (e subnetEnv) in(path string) bool {
+	have, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(have, e.content())
+}
+
 // write replaces the file in one step, unless it says this already.
 func (e subnetEnv) write(path string) (changed bool, err error) {
-	want := e.content()
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want) {
+	if e.in(path) {
 		return false, nil
 	}
+	want := e.content()
 	dir, name := filepath.Split(path)
 	if err := os.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
 		return false, fmt.Errorf("make the folder of the subnet file: %w", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/overlab/overlab/agent"
+	"github.com/overlab/overlab/agent/lease"
 	"github.com/overlab/overlab/agent/lease/etcd"
 	"github.com/overlab/overlab/agent/metrics"
 )
@@ -25,7 +26,8 @@ const resync = 30 * time.Second
 
 // Run runs the agent until ctx ends. args are without the program's name. It
 // returns the exit code: 0 for a regular end, 1 for a failure, 2 for wrong
-// usage.
+// usage; of a dry run, as diff(1) has them, 0 where nothing is to change, 1
+// where something is, and 2 for trouble.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
 	s, err := parse(args, environ, stderr)
 	switch {
@@ -43,9 +45,12 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	if s.cleanup {
+	switch {
+	case s.cleanup:
 		err = agent.Cleanup(ctx, s.subnetFile, log)
-	} else {
+	case s.dryRun:
+		return dryRun(ctx, s, stdout, log)
+	default:
 		err = run(ctx, s, log)
 	}
 	if err != nil {
@@ -55,33 +60,61 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	return 0
 }
 
-func run(ctx context.Context, s *settings, log *slog.Logger) error {
-	store, err := etcd.Open(etcd.Config{
+func openStore(s *settings, log *slog.Logger) (lease.Store, error) {
+	return etcd.Open(etcd.Config{
 		Endpoints: s.endpointList(), Prefix: s.prefix, CAFile: s.caFile, CertFile: s.certFile, KeyFile: s.keyFile,
 		Username: s.username, Password: s.password, Log: log,
 	})
+}
+
+// options are the agent's, as the flags have them.
+func options(s *settings, store lease.Store, log *slog.Logger) agent.Options {
+	return agent.Options{
+		Store: store, Backends: backends(),
+		Underlay: s.underlay(), SubnetFile: s.subnetFile,
+		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable, Blackhole: s.blackhole,
+		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,
+	}
+}
+
+// dryRun prints what the agent would change, and returns the exit code.
+func dryRun(ctx context.Context, s *settings, stdout io.Writer, log *slog.Logger) int {
+	store, err := openStore(s, log)
+	if err != nil {
+		log.Error("no dry run", "err", err)
+		return 2
+	}
+	defer store.Close() // nothing was written
+	differs, err := agent.New(options(s, store, log)).DryRun(ctx, stdout)
+	switch {
+	case err != nil:
+		log.Error("no dry run", "err", err)
+		return 2
+	case differs:
+		return 1
+	}
+	return 0
+}
+
+func run(ctx context.Context, s *settings, log *slog.Logger) error {
+	store, err := openStore(s, log)
 	if err != nil {
 		return err
 	}
 	defer store.Close() // the leases are to stay
-	var observer agent.Observer
+	o := options(s, store, log)
+	o.Ready = func() {
+		log.Info("ready")
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			log.Warn("could not tell the service manager", "err", err)
+		}
+	}
 	var shown *metrics.Metrics
 	if s.healthzPort != 0 {
 		shown = metrics.New(version())
-		observer = shown
+		o.Observer = shown
 	}
-	a := agent.New(agent.Options{
-		Store: store, Observer: observer, Backends: backends(),
-		Underlay: s.underlay(), SubnetFile: s.subnetFile,
-		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable, Blackhole: s.blackhole,
-		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,
-		Ready: func() {
-			log.Info("ready")
-			if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-				log.Warn("could not tell the service manager", "err", err)
-			}
-		},
-	})
+	a := agent.New(o)
 	if shown != nil {
 		shown.Watch(a.Topics)
 		stop, err := serveHealth(s.healthzIP, s.healthzPort, a.Check, shown.Handler(), log)

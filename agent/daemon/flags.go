@@ -39,7 +39,7 @@ type settings struct {
 	kube        bool
 	verbosity   int
 
-	version, cleanup bool
+	version, cleanup, dryRun bool
 }
 
 // texts is a flag that may be given more than once.
@@ -81,6 +81,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.BoolVar(&s.kube, "kube-subnet-mgr", false, "take leases from the Kubernetes API in place of etcd (not in this build)")
 	f.BoolVar(&s.version, "version", false, "print the version and exit")
 	f.BoolVar(&s.cleanup, "cleanup", false, "remove the devices, firewall rules and subnet file that an agent left on this node, and exit")
+	f.BoolVar(&s.dryRun, "dry-run", false, "print what the agent would change on this node as shell commands, change nothing, and exit: 0 for nothing, 1 for something, 2 for trouble")
 	f.IntVar(&s.verbosity, "v", 0, "log `level`; above 0 includes debugging")
 	// These mean something to flanneld only; a manifest may have them.
 	for _, only := range []struct{ name, value, usage string }{
@@ -168,6 +169,7 @@ func (s *settings) check() error {
 		refuse(err != nil, "--iface-regex=%s: %v", e, err)
 	}
 	refuse(s.kube, "--kube-subnet-mgr: leases in the Kubernetes API are not in this build; use etcd")
+	refuse(s.cleanup && s.dryRun, "--cleanup and --dry-run exclude each other")
 	refuse(s.publicIPv6 != "", "--public-ipv6: IPv6 is not in this build")
 	for _, f := range []struct{ name, value string }{{"public-ip", s.publicIP}, {"iface-can-reach", s.canReach}} {
 		a, err := netip.ParseAddr(f.value)

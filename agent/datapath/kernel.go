@@ -187,11 +187,23 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 	return errors.Join(errs...)
 }
 
-// quietIPv6 keeps router advertisements that come through the overlay from
-// changing the node's IPv6 routes, as flannel does.
+// RouterAdvertisements is the file that says whether a device listens to router
+// advertisements. Apply writes 0 to that of a device which it makes: what comes
+// through the overlay must not change the node's IPv6 routes (flannel does the
+// same). ok is false in a kernel without IPv6.
+func RouterAdvertisements(dev string) (path string, ok bool) {
+	const folder = "/proc/sys/net/ipv6/conf/"
+	_, err := os.Stat(folder)
+	return folder + dev + "/accept_ra", err == nil
+}
+
 func quietIPv6(dev string) error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
-	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+	path, ok := RouterAdvertisements(dev)
+	if !ok {
+		return nil
+	}
+	err := os.WriteFile(path, []byte("0"), 0)
+	if errors.Is(err, os.ErrNotExist) { // the device has gone
 		return nil
 	}
 	return err
