@@ -12,7 +12,10 @@ import (
 func (x *expansion) agents() {
 	for _, m := range x.nodes {
 		path, s := x.agentSpec(m)
-		m.plan.Agent = Agent{Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true)}
+		m.plan.Agent = Agent{Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true), Restart: RestartAlways}
+		if s.Restart != "" {
+			m.plan.Agent.Restart = RestartPolicy(s.Restart)
+		}
 		if len(s.Command) > 0 && s.Command[0] == "" {
 			x.add(path("command")+"[0]", "is empty; write a program, or leave command out for the bundled agent")
 		}
@@ -49,6 +52,9 @@ func (x *expansion) agentSpec(m *machine) (path func(key string) string, s Agent
 	}
 	if own.IPMasq != nil {
 		s.IPMasq, mine["ipMasq"] = own.IPMasq, true
+	}
+	if own.Restart != "" {
+		s.Restart, mine["restart"] = own.Restart, true
 	}
 	return func(key string) string {
 		if mine[key] {
