@@ -40,11 +40,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 		fmt.Fprintln(stdout, "overlabd", version())
 		return 0
 	}
-	level := slog.LevelInfo
-	if s.verbosity > 0 {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	log := newLog(s, stderr)
 	switch {
 	case s.cleanup:
 		err = agent.Cleanup(ctx, s.subnetFile, log)
@@ -58,6 +54,17 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 		return 1
 	}
 	return 0
+}
+
+func newLog(s *settings, stderr io.Writer) *slog.Logger {
+	o := slog.HandlerOptions{Level: slog.LevelInfo}
+	if s.verbosity > 0 {
+		o.Level = slog.LevelDebug
+	}
+	if s.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(stderr, &o))
+	}
+	return slog.New(slog.NewTextHandler(stderr, &o))
 }
 
 func openStore(s *settings, log *slog.Logger) (lease.Store, error) {

@@ -51,6 +51,8 @@ func TestRunUsage(t *testing.T) {
 		{"--subnet-file=", "", 2, "--subnet-file is empty"},
 		{"--iface-regex=[ --iface-regex=eth", "", 2, "--iface-regex=[: error parsing regexp"},
 		{"--etcd-endpoints=,", "", 2, "--etcd-endpoints is empty"},
+		{"--log-format=xml", "", 2, "--log-format=xml is neither text nor json"},
+		{"--log-format=json --etcd-cafile=/nowhere/ca.pem", "", 1, `"level":"ERROR","msg":"overlabd ends"`},
 		{"--cleanup --dry-run", "", 2, "exclude each other"},
 		{"--dry-run --etcd-cafile=/nowhere/ca.pem", "", 2, "no dry run"},
 		{"--etcd-certfile=/c.pem", "", 2, "--etcd-certfile is given without --etcd-keyfile"},

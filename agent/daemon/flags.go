@@ -38,6 +38,7 @@ type settings struct {
 	healthzPort int
 	kube        bool
 	verbosity   int
+	logFormat   string
 
 	version, cleanup, dryRun bool
 }
@@ -83,6 +84,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.BoolVar(&s.cleanup, "cleanup", false, "remove the devices, firewall rules and subnet file that an agent left on this node, and exit")
 	f.BoolVar(&s.dryRun, "dry-run", false, "print what the agent would change on this node as shell commands, change nothing, and exit: 0 for nothing, 1 for something, 2 for trouble")
 	f.IntVar(&s.verbosity, "v", 0, "log `level`; above 0 includes debugging")
+	f.StringVar(&s.logFormat, "log-format", "text", "`form` of the log on stderr: text (key=value) or json")
 	// These mean something to flanneld only; a manifest may have them.
 	for _, only := range []struct{ name, value, usage string }{
 		{"kube-api-url", "", "with --kube-subnet-mgr only"},
@@ -169,6 +171,7 @@ func (s *settings) check() error {
 		refuse(err != nil, "--iface-regex=%s: %v", e, err)
 	}
 	refuse(s.kube, "--kube-subnet-mgr: leases in the Kubernetes API are not in this build; use etcd")
+	refuse(s.logFormat != "text" && s.logFormat != "json", "--log-format=%s is neither text nor json", s.logFormat)
 	refuse(s.cleanup && s.dryRun, "--cleanup and --dry-run exclude each other")
 	refuse(s.publicIPv6 != "", "--public-ipv6: IPv6 is not in this build")
 	for _, f := range []struct{ name, value string }{{"public-ip", s.publicIP}, {"iface-can-reach", s.canReach}} {
