@@ -73,7 +73,7 @@ func TestReadyKnowsTheFirewall(t *testing.T) {
 		n.sh("iptables -D FLANNEL-FWD 1")
 		n.waitReady()
 		if rules := n.sh("iptables-save"); countLines(rules, "-A FLANNEL-FWD") != 2 {
-			t.Fatal(fmt.Sprintf("/readyz said yes, and rules were missing:\n%s", rules))
+			t.Fatalf("/readyz said yes, and rules were missing:\n%s", rules)
 		}
 	}
 }
