@@ -11,7 +11,7 @@ PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
 # has.
 export CGO_ENABLED = 0
 
-.PHONY: lab-up lab-down test bench lint build install clean help
+.PHONY: lab-up lab-down test test-long kube-apiserver test-kube bench lint build install clean help
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,16 @@ build: ## build the programs into bin/
 test: build ## run the tests, and say which were skipped and why
 	@$(GO) vet ./...
 	@OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -timeout 20m -json ./... | $(GO) run ./internal/testsum
+
+test-long: build ## the tests that take minutes: a store that is away for 30 s
+	@OVERLAB_LONG=1 OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 20m -v -run 'TestResilience' ./cmd/overlab/
+
+kube-apiserver: ## build a kube-apiserver to test against, once (some minutes)
+	@hack/kube-apiserver
+
+test-kube: kube-apiserver ## test the Kubernetes store, against a real API server too
+	@$(GO) test -count=1 ./agent/lease/kube/
+	@$(GO) test -count=1 -run TestKube ./agent/
 
 bench: build ## measure, each figure beside a baseline of the same run
 	@OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/

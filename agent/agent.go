@@ -90,13 +90,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	warnWithoutForwarding(a.Log)
 
 	config, err := a.configure(ctx)
 	if err != nil {
 		return ended(ctx, err)
 	}
-	node, err := a.settle(ctx, config)
+	warnWithoutForwarding(config, a.Log)
+	self, err := a.introduce(ctx, config)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	node, err := a.settle(ctx, config, self)
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -122,8 +126,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // claim is what the node asks the store for.
 func (a *Agent) claim(n *node) lease.Claim {
 	return lease.Claim{
-		Config: n.config, Previous: previousSubnet(a.SubnetFile, n.config),
-		Attrs: lease.Attrs{PublicIP: n.underlay.PublicIP, BackendType: n.backend.Type(), BackendData: n.backend.Data()},
+		Config: n.config, Previous: previousKey(a.SubnetFile, n.config), Attrs: n.attrs(),
 	}
 }
 
@@ -134,6 +137,18 @@ type node struct {
 	backend  backend.Backend
 	kernel   *datapath.Kernel
 	segment  *segment
+}
+
+// attrs is what the node publishes.
+func (n *node) attrs() lease.Attrs {
+	a := lease.Attrs{
+		PublicIP: n.underlay.PublicIP, PublicIPv6: n.underlay.PublicIPv6,
+		BackendType: n.backend.Type(), BackendData: n.backend.Data(),
+	}
+	if v6, ok := n.backend.(backend.DataV6); ok {
+		a.BackendV6Data = v6.DataV6()
+	}
+	return a
 }
 
 func (n *node) close() error { return errors.Join(n.kernel.Close(), n.segment.close()) }
@@ -150,7 +165,9 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 		}
 		a.status.set(topicConfig, err)
 		if err == nil {
-			a.Log.Info("network configuration", "network", config.Network, "backend", config.BackendType)
+			for _, f := range config.Families() {
+				a.Log.Info("network configuration", "network", config.Range(f).Network, "backend", config.BackendType)
+			}
 			return config, nil
 		}
 		if ctx.Err() != nil {
@@ -168,8 +185,8 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
-func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error) {
-	n, err := a.survey(config)
+func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Self) (*node, error) {
+	n, err := a.survey(config, self)
 	if err != nil {
 		return nil, err
 	}
@@ -194,20 +211,19 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config) (*node, error)
 }
 
 // survey finds out what the node is, and changes nothing of it.
-func (a *Agent) survey(config *lease.Config) (*node, error) {
+func (a *Agent) survey(config *lease.Config, self lease.Self) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
 			strings.Join(slices.Sorted(maps.Keys(a.Backends)), ", "))
 	}
-	if config.EnableIPv6 {
-		return nil, errors.New("IPv6 (EnableIPv6 in the network configuration) is not in this build")
-	}
-	under, err := chooseUnderlay(a.Underlay)
+	under, err := chooseUnderlay(config, instructed(a.Underlay, self))
 	if err != nil {
 		return nil, err
 	}
-	a.Log.Info("underlay", "interface", under.Name, "address", under.Address, "publicIP", under.PublicIP, "mtu", under.MTU)
+	for _, f := range config.Families() {
+		a.Log.Info("underlay", "interface", under.Name, "address", under.Own(f), "publicIP", under.Public(f), "mtu", under.MTU)
+	}
 	segment, err := newSegment(under.Name)
 	if err != nil {
 		return nil, err
@@ -219,11 +235,18 @@ func (a *Agent) survey(config *lease.Config) (*node, error) {
 	}
 	scope := b.Scope()
 	if a.Blackhole {
-		scope.Blackholes = datapath.Blackholes{Network: config.Network, Len: config.SubnetLen}
+		for _, f := range config.Families() {
+			r := config.Range(f)
+			scope.Blackholes = append(scope.Blackholes, datapath.Destinations{Network: r.Network, Len: r.Len})
+		}
+		scope.IPv6 = scope.IPv6 || config.EnableIPv6
 	}
 	kernel, err := datapath.Open(scope)
 	if err != nil {
 		return nil, errors.Join(err, segment.close())
+	}
+	if r, ok := b.(backend.Recaller); ok {
+		r.Recall(self.Attrs)
 	}
 	b.Adopt(kernel.State())
 	return &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}, nil
@@ -241,7 +264,7 @@ func explainKind(err error, want datapath.State) error {
 	return err
 }
 
-func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
+func chooseUnderlay(config *lease.Config, o underlay.Options) (backend.Underlay, error) {
 	conn, err := rtnl.Dial()
 	if err != nil {
 		return backend.Underlay{}, err
@@ -251,7 +274,7 @@ func chooseUnderlay(o underlay.Options) (backend.Underlay, error) {
 	if err != nil {
 		return backend.Underlay{}, err
 	}
-	return underlay.Select(facts, o)
+	return underlay.Select(facts, config.Families(), o)
 }
 
 // Check says why the node is not ready, and nil when it is: the kernel, the
@@ -289,11 +312,14 @@ func ask(ctx context.Context, questions chan<- chan error, t topic) error {
 // was when it was last looked at: nil is well.
 func (a *Agent) Topics() map[string]error { return a.status.all() }
 
-// warnWithoutForwarding: flannel, too, leaves that switch to the host.
-func warnWithoutForwarding(log *slog.Logger) {
-	const path = "/proc/sys/net/ipv4/ip_forward"
-	if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == "0" {
-		log.Warn("the kernel forwards no IPv4 packets: pods will not reach other nodes", "mend", "sysctl -w net.ipv4.ip_forward=1")
+// warnWithoutForwarding: flannel, too, leaves these switches to the host.
+func warnWithoutForwarding(config *lease.Config, log *slog.Logger) {
+	for _, f := range config.Families() {
+		key := map[lease.Family]string{lease.IPv4: "net/ipv4/ip_forward", lease.IPv6: "net/ipv6/conf/all/forwarding"}[f]
+		if b, err := os.ReadFile("/proc/sys/" + key); err == nil && strings.TrimSpace(string(b)) == "0" {
+			log.Warn("the kernel forwards no packets of "+f.String()+": pods will not reach other nodes",
+				"mend", "sysctl -w "+strings.ReplaceAll(key, "/", ".")+"=1")
+		}
 	}
 }
 

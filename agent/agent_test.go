@@ -370,9 +370,10 @@ func TestOwnLease(t *testing.T) {
 	restored("the overwritten lease comes back")
 }
 
-// TestSamePublicIP is the trap of a NAT interface that has the same address on
+// TestK11SamePublicIP is the trap of a NAT interface that has the same address on
 // every node: the second node must notice, and the first must not suffer.
-func TestSamePublicIP(t *testing.T) {
+// Upstream lets both own one subnet, and the last writer's MAC wins.
+func TestK11SamePublicIP(t *testing.T) {
 	c := newCluster(t, netConf)
 	first := c.node(1, "--public-ip=172.16.1.1").start()
 	first.waitReady()
@@ -558,9 +559,9 @@ func TestWaitsForConfiguration(t *testing.T) {
 
 func TestRefusedConfigurations(t *testing.T) {
 	for config, want := range map[string]string{
-		`{"Network":"10.244.0.0/16"}`:                                                                        "backend udp is not in this build; it has ",
-		`{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}`:                              "VNI 16777216 is not a 24-bit number",
-		`{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","Backend":{"Type":"vxlan"}}`: "IPv6 (EnableIPv6 in the network configuration) is not in this build",
+		`{"Network":"10.244.0.0/16","Backend":{"Type":"tencent-vpc"}}`:                                      "backend tencent-vpc is not in this build; it has ",
+		`{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}`:                             "VNI 16777216 is not a 24-bit number",
+		`{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","Backend":{"Type":"ipip"}}`: "interface eth0 has no usable IPv6 address",
 	} {
 		t.Run(want, func(t *testing.T) {
 			c := newCluster(t, config)

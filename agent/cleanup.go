@@ -6,42 +6,53 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
+	"github.com/overlab/overlab/agent/forwarder"
+	"github.com/overlab/overlab/agent/lease"
 	"github.com/overlab/overlab/internal/rtnl"
 )
 
 // ownDevice are the kinds and names of the devices of flannel's backends.
-var ownDevice = regexp.MustCompile(`^vxlan flannel\.[0-9]+$|^ipip flannel\.ipip$`)
+var ownDevice = regexp.MustCompile(`^vxlan flannel(-v6)?\.[0-9]+$|^(ipip|tun) flannel\.ipip$|^tun flannel0$|^(wireguard|tun) flannel-wg$`)
 
-// Cleanup removes what agents have left on the node: the devices with all that
-// hangs on them, the underlay interface's routes to other nodes' pods, the
-// blackhole of the node's subnet, the firewall's rules and the subnet file. The
-// lease stays in the store, where it expires, or is the node's again when an
-// agent returns.
-func Cleanup(ctx context.Context, subnetFile string, log *slog.Logger) error {
+// Cleanup removes what agents have left on the node: the forwarders, the
+// devices with all that hangs on them, the underlay interface's routes to other
+// nodes' pods, the blackholes of the node's subnets, the firewall's rules, the
+// subnet file and the other files. The lease stays in the store, where it
+// expires, or is the node's again when an agent returns.
+func Cleanup(ctx context.Context, subnetFile string, others []string, log *slog.Logger) error {
 	errs := []error{
-		removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), removeBlackhole(recordedSubnet(subnetFile), log),
-		firewall.Remove(ctx),
+		forwarder.EndAll(filepath.Dir(subnetFile), log), removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log),
+		removeBlackholes(recordedKey(subnetFile), log), firewall.Remove(ctx),
 	}
-	err := os.Remove(subnetFile)
-	if err == nil {
-		log.Info("removed", "file", subnetFile)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	for _, file := range append(others, subnetFile) {
+		err := os.Remove(file)
+		if err == nil {
+			log.Info("removed", "file", file)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
 
-func removeBlackhole(subnet netip.Prefix, log *slog.Logger) error {
-	if !subnet.IsValid() {
+// removeBlackholes removes those of the node's subnets.
+func removeBlackholes(k lease.Key, log *slog.Logger) error {
+	scope := datapath.Scope{IPv6: k.Subnet6.IsValid()}
+	for _, f := range []lease.Family{lease.IPv4, lease.IPv6} {
+		if p := k.Of(f); p.IsValid() {
+			scope.Blackholes = append(scope.Blackholes, datapath.Destinations{Network: p, Len: p.Bits()})
+		}
+	}
+	if len(scope.Blackholes) == 0 {
 		return nil
 	}
-	return removeRoutes(datapath.Scope{Blackholes: datapath.Blackholes{Network: subnet, Len: subnet.Bits()}}, log)
+	return removeRoutes(scope, log)
 }
 
 func removeDevices(log *slog.Logger) error {

@@ -131,7 +131,7 @@ type node struct {
 	ip         netip.Addr
 	subnetFile string
 	program    string
-	args       []string
+	args, env  []string
 	cmd        *exec.Cmd
 	log        *os.File
 	http       *http.Client
@@ -149,9 +149,10 @@ func (c *cluster) node(n int, args ...string) *node {
 		"--etcd-endpoints=" + c.etcd.Endpoint, "--iface=eth0", "--healthz-port=8080", "--healthz-ip=127.0.0.1",
 		"--subnet-file=" + nd.subnetFile,
 	}, args...)
+	const eth0 = 100 // above links that a kernel puts into every namespace, such as tunl0
 	var b rtnl.Batch
 	b.AddVeth(rtnl.Link{Name: fmt.Sprintf("port%d", n), Index: 1000 + n, Master: 1000},
-		rtnl.Link{Name: "eth0", Index: 2, MTU: 1500, NetNS: nd.set.Net})
+		rtnl.Link{Name: "eth0", Index: eth0, MTU: 1500, NetNS: nd.set.Net})
 	b.SetLink(rtnl.Link{Index: 1000 + n, Up: true})
 	if err := c.conn.Do(&b); err != nil {
 		c.Fatal(err)
@@ -161,8 +162,8 @@ func (c *cluster) node(n int, args ...string) *node {
 		if err != nil {
 			return err
 		}
-		b.AddAddr(2, netip.PrefixFrom(ip, 16))
-		b.SetLink(rtnl.Link{Index: 2, Up: true})
+		b.AddAddr(eth0, netip.PrefixFrom(ip, 16))
+		b.SetLink(rtnl.Link{Index: eth0, Up: true})
 		return errors.Join(conn.Do(&b), conn.Close())
 	})
 	if err != nil {
@@ -197,7 +198,7 @@ func (c *cluster) node(n int, args ...string) *node {
 func (n *node) start() *node {
 	n.Helper()
 	n.cmd = exec.Command(n.program, n.args...)
-	n.cmd.Env = append(os.Environ(), asAgent+"=1")
+	n.cmd.Env = append(append(os.Environ(), asAgent+"=1"), n.env...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	if err := n.set.Do(n.cmd.Start); err != nil {
 		n.Fatal(err)

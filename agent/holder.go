@@ -14,12 +14,23 @@ type holder struct {
 	claim lease.Claim
 	// grants are what was acquired, newest only.
 	grants mailbox[lease.Grant]
-	// again asks for the lease to be acquired again.
-	again chan struct{}
+	// again asks for the lease to be acquired again, announce for it to be
+	// announced.
+	again, announce chan struct{}
+	restores        backoff   // between two that are acquired again
+	restored        time.Time // when the last was
 }
 
+// peace is how long a lease that was written over must stay as it is, for the
+// next time to be restored at once.
+const peace = 10 * time.Second
+
 func newHolder(a *Agent, c lease.Claim) *holder {
-	return &holder{agent: a, claim: c, grants: newMailbox[lease.Grant](), again: make(chan struct{}, 1)}
+	return &holder{
+		agent: a, claim: c,
+		grants: newMailbox[lease.Grant](), again: make(chan struct{}, 1), announce: make(chan struct{}, 1),
+		restores: backoff{first: 10 * time.Millisecond, last: 5 * time.Second},
+	}
 }
 
 // reacquire asks for the lease to be acquired again, and does not wait.
@@ -30,13 +41,21 @@ func (h *holder) reacquire() {
 	}
 }
 
+// announceSoon asks for the node to be announced, and does not wait.
+func (h *holder) announceSoon() {
+	select {
+	case h.announce <- struct{}{}:
+	default:
+	}
+}
+
 func (h *holder) run(ctx context.Context) {
 	for {
 		g, ok := h.acquire(ctx)
 		if !ok {
 			return
 		}
-		h.claim.Previous, h.claim.Expires = g.Lease.Key.Subnet, g.TTL > 0
+		h.claim.Previous, h.claim.Expires = g.Lease.Key, g.TTL > 0
 		h.tellEnd(g.TTL)
 		h.grants.put(g)
 		if !h.keep(ctx, g) {
@@ -56,7 +75,7 @@ func (h *holder) acquire(ctx context.Context) (lease.Grant, bool) {
 		}
 		h.agent.status.set(topicLease, err)
 		if err == nil {
-			h.agent.Log.Info("lease acquired", "subnet", g.Lease.Key, "publicIP", h.claim.Attrs.PublicIP, "ttl", g.TTL)
+			h.agent.Log.Info("lease acquired", "subnet", g.Lease.Key, "publicIP", h.claim.Config.Identity(h.claim.Attrs), "ttl", g.TTL)
 			return g, true
 		}
 		if err.Error() != said {
@@ -69,6 +88,32 @@ func (h *holder) acquire(ctx context.Context) (lease.Grant, bool) {
 	}
 }
 
+// calm waits before a lease is restored that was restored just before: another
+// program may want something else, and would do so for ever. false when ctx has
+// ended.
+func (h *holder) calm(ctx context.Context) bool {
+	last := h.restored
+	h.restored = time.Now()
+	if h.restored.Sub(last) > peace {
+		h.restores.reset()
+		return true
+	}
+	return h.restores.wait(ctx)
+}
+
+// announced announces the node, if the store does; false asks to try again.
+func (h *holder) announced(ctx context.Context) bool {
+	a, ok := h.agent.Store.(lease.Announcer)
+	if !ok {
+		return true
+	}
+	err := a.Announce(ctx)
+	if err != nil && ctx.Err() == nil {
+		h.agent.Log.Warn("could not announce that the node's network is up; trying again", "err", err)
+	}
+	return err == nil
+}
+
 // keep renews the lease until it is lost; false when ctx has ended.
 func (h *holder) keep(ctx context.Context, g lease.Grant) bool {
 	renewal := time.NewTimer(h.untilRenewal(g.TTL))
@@ -76,12 +121,22 @@ func (h *holder) keep(ctx context.Context, g lease.Grant) bool {
 	if g.TTL == 0 {
 		renewal.Stop()
 	}
+	reannounce := time.NewTimer(0)
+	defer reannounce.Stop()
+	reannounce.Stop()
+	retry := backoff{first: 100 * time.Millisecond, last: 10 * time.Second}
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-h.again:
-			return true
+			return h.calm(ctx)
+		case <-h.announce:
+			reannounce.Reset(0)
+		case <-reannounce.C:
+			if !h.announced(ctx) {
+				reannounce.Reset(retry.next())
+			}
 		case <-renewal.C:
 			ttl, err := h.agent.Store.Renew(ctx, g.Lease)
 			h.agent.Observer.Renewed(err)

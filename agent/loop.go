@@ -44,6 +44,8 @@ type loop struct {
 	// claimedOver is the value that our first claim replaced, if it was another
 	// VTEP's.
 	claimedOver *lease.Attrs
+	// unannounced says that the node has a lease of which Announce does not know.
+	unannounced bool
 	problems    []string
 	moves       int              // the kernel's Moves for which want was computed
 	published   lease.Key        // the subnet that subnet.env and firewall know
@@ -119,7 +121,11 @@ func (l *loop) run(ctx context.Context, snapshots mailbox[lease.Snapshot]) {
 			l.reconcile(ReasonRepair)
 			l.writeSubnetFile()
 		case answer := <-l.agent.questions:
-			answer <- l.verify()
+			if err := l.verify(); err != nil {
+				answer <- err
+			} else {
+				l.follow.ask(answer)
+			}
 		}
 	}
 }
@@ -142,12 +148,12 @@ func (l *loop) takeGrant(g lease.Grant) {
 	case l.own == nil && g.Replaced != nil && g.Replaced.BackendType != "":
 		l.claimedOver = g.Replaced
 		l.agent.Log.Warn("the lease carried another VTEP: this node was set up anew, or another node has the same PublicIP",
-			"publicIP", g.Lease.Attrs.PublicIP, "before", string(g.Replaced.BackendData), "now", string(g.Lease.Attrs.BackendData))
+			"publicIP", l.config.Identity(g.Lease.Attrs), "before", vteps(*g.Replaced), "now", vteps(g.Lease.Attrs))
 	case l.own != nil && l.own.Lease.Key != g.Lease.Key:
-		l.agent.Log.Error("the subnet was lost to another node; pods keep addresses of the old one until they are made anew",
+		l.agent.Log.Error("the node has lost its subnet and got another; pods keep addresses of the old one until they are made anew",
 			"was", l.own.Lease.Key, "is", g.Lease.Key)
 	}
-	l.own = &g
+	l.own, l.unannounced = &g, true
 	if l.snapshot != nil {
 		l.watchOwn() // another's write may have overtaken the grant
 	}
@@ -158,25 +164,37 @@ func (l *loop) takeGrant(g lease.Grant) {
 
 // publish tells the node of its subnet, once the datapath has been seen to.
 func (l *loop) publish() {
-	if l.want == nil || l.published == l.own.Lease.Key {
+	if l.want == nil {
+		return
+	}
+	if l.unannounced {
+		l.unannounced = false
+		l.holder.announceSoon()
+	}
+	if l.published == l.own.Lease.Key {
 		return
 	}
 	l.published = l.own.Lease.Key
 	l.writeSubnetFile()
-	l.guard.configs.put(l.agent.firewallFor(l.node, l.published))
+	l.guard.configs.put(l.agent.firewallsFor(l.node, l.published))
 }
 
-// firewallFor is what the firewall ought to be on a node with that lease.
-func (a *Agent) firewallFor(n *node, k lease.Key) firewall.Config {
-	return firewall.Config{
-		Network: n.config.Network, Subnet: k.Subnet, NFTables: n.config.EnableNFTables,
-		Forward: a.Forward, Masquerade: a.Masquerade, PredictablePorts: a.PredictablePorts,
+// firewallsFor is what the firewall ought to be on a node with that lease, one
+// of each of the network's families.
+func (a *Agent) firewallsFor(n *node, k lease.Key) []firewall.Config {
+	var configs []firewall.Config
+	for _, f := range n.config.Families() {
+		configs = append(configs, firewall.Config{
+			Network: n.config.Range(f).Network, Subnet: k.Of(f), NFTables: n.config.EnableNFTables,
+			Forward: a.Forward, Masquerade: a.Masquerade, PredictablePorts: a.PredictablePorts,
+		})
 	}
+	return configs
 }
 
 // subnetEnvFor is what subnet.env ought to say on a node with that lease.
 func (a *Agent) subnetEnvFor(n *node, k lease.Key) subnetEnv {
-	return subnetEnv{network: n.config.Network, subnet: k.Subnet, mtu: n.backend.MTU(), masquerade: a.Masquerade}
+	return subnetEnv{config: n.config, key: k, mtu: n.backend.MTU(), masquerade: a.Masquerade}
 }
 
 // watchOwn looks after our own key in the store: whoever deletes or overwrites
@@ -207,17 +225,26 @@ func (l *loop) watchOwn() {
 // came later then knows that the other lives, and gives in.
 func (l *loop) contend(now lease.Lease) {
 	own := l.own.Lease
+	ours, theirs := l.config.Identity(own.Attrs), l.config.Identity(now.Attrs)
 	switch {
-	case now.Attrs.PublicIP != own.Attrs.PublicIP:
-		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, now.Attrs.PublicIP))
+	case l.own.Bound:
+		l.agent.Log.Warn("the lease was overwritten in the store; writing it again", "subnet", own.Key, "publicIP", theirs, "data", vteps(now.Attrs))
+		l.holder.reacquire()
+	case theirs != ours:
+		l.report(topicLease, fmt.Errorf("subnet %s now belongs to the node with PublicIP %s", own.Key, theirs))
 	case l.claimedOver != nil && now.Attrs.Equal(*l.claimedOver):
 		l.report(topicLease, fmt.Errorf("another running agent has the same PublicIP %s, with %s; give this node an address of its own with --iface or --public-ip",
-			own.Attrs.PublicIP, now.Attrs.BackendData))
+			ours, vteps(now.Attrs)))
 	default:
 		l.agent.Log.Error("another agent with the same PublicIP has overwritten the lease; writing it again",
-			"subnet", own.Key, "other", string(now.Attrs.BackendData))
+			"subnet", own.Key, "other", vteps(now.Attrs))
 		l.holder.reacquire()
 	}
+}
+
+// vteps is what a lease says of the backend, of both families.
+func vteps(a lease.Attrs) string {
+	return strings.TrimSpace(string(a.BackendData) + " " + string(a.BackendV6Data))
 }
 
 // report records how a topic is, and logs what is new about it.
@@ -255,8 +282,10 @@ func (l *loop) desire() {
 // desired is what the backend wants, and what the options do besides.
 func (a *Agent) desired(n *node, own lease.Lease, all []lease.Lease) (want datapath.State, problems []string) {
 	want, problems = n.backend.Desired(own, all)
-	if a.Blackhole && own.Key.Subnet.IsValid() {
-		want.Routes.Add(datapath.BlackholeRoute(own.Key.Subnet))
+	for _, f := range n.config.Families() {
+		if subnet := own.Key.Of(f); a.Blackhole && subnet.IsValid() {
+			want.Routes.Add(datapath.BlackholeRoute(subnet))
+		}
 	}
 	return want, problems
 }
@@ -323,6 +352,7 @@ func (l *loop) reconcile(why string) {
 		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
 	}
 	l.report(topicDatapath, err)
+	l.follow.look()
 	if err == nil {
 		l.retryPause.reset()
 		l.retry.Stop()

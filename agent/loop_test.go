@@ -145,10 +145,12 @@ func TestSubnetFileIsRestored(t *testing.T) {
 			t.Errorf("the folder holds %v (%v)", entries, err)
 		}
 	}
-	if got := previousSubnet(a.SubnetFile, &lease.Config{Network: netip.MustParsePrefix("10.244.0.0/16")}); got.String() != "10.244.1.0/24" {
+	config := &lease.Config{EnableIPv4: true, Network: netip.MustParsePrefix("10.244.0.0/16")}
+	if got := previousKey(a.SubnetFile, config); got.String() != "10.244.1.0-24" {
 		t.Errorf("the next run would ask for %s", got)
 	}
-	if got := previousSubnet(a.SubnetFile, &lease.Config{Network: netip.MustParsePrefix("10.5.0.0/16")}); got.IsValid() {
+	config.Network = netip.MustParsePrefix("10.5.0.0/16")
+	if got := previousKey(a.SubnetFile, config); got != (lease.Key{}) {
 		t.Errorf("in another network it would ask for %s", got)
 	}
 }

@@ -30,20 +30,30 @@ func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error 
 	case before == b:
 		return nil
 	case before.Dev != "":
-		if err := removeRoutes(datapath.Scope{Bare: before}, log); err != nil {
+		if err := removeRoutes(bareScope(before), log); err != nil {
 			return err
 		}
 	}
 	if b.Dev == "" {
 		err = os.Remove(recordPath(subnetFile))
 	} else {
-		raw, _ := json.Marshal(b) // it always can be
-		err = os.WriteFile(recordPath(subnetFile), append(raw, '\n'), 0o644)
+		err = os.WriteFile(recordPath(subnetFile), recordOf(b), 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("note which routes are ours: %w", err)
 	}
 	return nil
+}
+
+// recordOf is the note's content.
+func recordOf(b datapath.BareRoutes) []byte {
+	raw, _ := json.Marshal(b) // it always can be
+	return append(raw, '\n')
+}
+
+// bareScope owns those routes and nothing else.
+func bareScope(b datapath.BareRoutes) datapath.Scope {
+	return datapath.Scope{Bare: b, IPv6: b.Network6.IsValid()}
 }
 
 // removeRoutes removes the owned routes of a scope without devices.

@@ -14,15 +14,28 @@ import (
 // subnetEnv is the content of subnet.env, from which CNI plugins and container
 // engines take the node's subnet (flannel, pkg/subnet/subnet.go).
 type subnetEnv struct {
-	network, subnet netip.Prefix
-	mtu             int
-	masquerade      bool
+	config *lease.Config
+	// key holds the node's subnets.
+	key lease.Key
+	// mtu is that of every pod, in bytes, whatever family it speaks.
+	mtu        int
+	masquerade bool
+}
+
+// variables are the names of a family's network and subnet in subnet.env.
+var variables = map[lease.Family][2]string{
+	lease.IPv4: {"FLANNEL_NETWORK", "FLANNEL_SUBNET"},
+	lease.IPv6: {"FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET"},
 }
 
 func (e subnetEnv) content() []byte {
-	gateway := netip.PrefixFrom(e.subnet.Addr().Next(), e.subnet.Bits())
-	return fmt.Appendf(nil, "FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=%s\nFLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n",
-		e.network, gateway, e.mtu, e.masquerade)
+	var out []byte
+	for _, f := range e.config.Families() {
+		subnet, name := e.key.Of(f), variables[f]
+		gateway := netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())
+		out = fmt.Appendf(out, "%s=%s\n%s=%s\n", name[0], e.config.Range(f).Network, name[1], gateway)
+	}
+	return fmt.Appendf(out, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", e.mtu, e.masquerade)
 }
 
 // in reports whether the file says this.
@@ -51,31 +64,38 @@ func (e subnetEnv) write(path string) (changed bool, err error) {
 	return true, nil
 }
 
-// previousSubnet reads the subnet that an earlier run left; the zero prefix
-// where there is none of this network.
-func previousSubnet(path string, c *lease.Config) netip.Prefix {
-	p := recordedSubnet(path)
-	if !p.IsValid() || !c.Network.Contains(p.Addr()) {
-		return netip.Prefix{}
+// previousKey reads the subnets that an earlier run left, of the networks that
+// there are now.
+func previousKey(path string, c *lease.Config) lease.Key {
+	k := recordedKey(path)
+	if !c.EnableIPv4 || !k.Subnet.IsValid() || !c.Network.Contains(k.Subnet.Addr()) {
+		k.Subnet = netip.Prefix{}
 	}
-	return p
+	if !c.EnableIPv6 || !k.Subnet6.IsValid() || !c.IPv6Network.Contains(k.Subnet6.Addr()) {
+		k.Subnet6 = netip.Prefix{}
+	}
+	return k
 }
 
-// recordedSubnet reads the subnet from the file; the zero prefix where there is
-// none.
-func recordedSubnet(path string) netip.Prefix {
+// recordedKey reads the subnets from the file; unset where there are none.
+func recordedKey(path string) lease.Key {
+	var k lease.Key
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return netip.Prefix{}
+		return k
 	}
 	for line := range strings.Lines(string(raw)) {
-		value, ok := strings.CutPrefix(strings.TrimSpace(line), "FLANNEL_SUBNET=")
-		if !ok {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		p, err := netip.ParsePrefix(value)
+		if err != nil {
 			continue
 		}
-		if p, err := netip.ParsePrefix(value); err == nil {
-			return p.Masked()
+		switch name {
+		case variables[lease.IPv4][1]:
+			k.Subnet = p.Masked()
+		case variables[lease.IPv6][1]:
+			k.Subnet6 = p.Masked()
 		}
 	}
-	return netip.Prefix{}
+	return k
 }

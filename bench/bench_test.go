@@ -17,7 +17,16 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) {
+	if end := os.Getenv(streaming); end != "" {
+		if err := streamEnd(end); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	nstest.Main(m)
+}
 
 // sizes are the labs that are measured, in nodes; each node has two pods.
 var sizes = []int{3, 16, 64}

@@ -2,6 +2,7 @@ package labs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/term"
 
+	"github.com/overlab/overlab/internal/tuntap"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -158,7 +160,7 @@ func up(t *testing.T, bin string, l Lab) *runningLab {
 	}
 	out, err := lab.command(t.Context(), "up", l.Name).CombinedOutput()
 	if err != nil {
-		if reason := noNamespaces(string(out)); reason != "" {
+		if reason := cmp.Or(noNamespaces(string(out)), noTun(string(out))); reason != "" {
 			t.Skipf("SKIPPED, NOT TESTED: %s", reason)
 		}
 		t.Fatalf("overlab up %s: %v\n%s", l.Name, err, out)
@@ -175,6 +177,15 @@ func up(t *testing.T, bin string, l Lab) *runningLab {
 // from what `overlab up` says.
 func noNamespaces(output string) string {
 	if os.Geteuid() != 0 && strings.Contains(output, "user namespace") {
+		return output
+	}
+	return ""
+}
+
+// noTun tells whether a machine has neither a kernel's device nor a TUN device
+// that this user may use, from what `overlab up` says.
+func noTun(output string) string {
+	if strings.Contains(output, tuntap.Path) {
 		return output
 	}
 	return ""
@@ -322,6 +333,37 @@ func (p *process) wait(t *testing.T) ([]string, error) {
 		return nil, err
 	}
 	return strings.Split(text, "\n"), err
+}
+
+// TestByHandIsOneOverlay: after the exercise's commands the lab passes the
+// checks on every node and between all pairs of pods, and fails them before.
+//
+//	master, overlabd      by-hand, no agent      node, overlabd
+//	  eth0 .1                eth0 .2                eth0 .3
+//	    +-----------------------+----------------------+   172.16.1.0/24
+func TestByHandIsOneOverlay(t *testing.T) {
+	bin := programs(t)
+	need(t)
+	l, err := Find("by-hand")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exercise, err := parseExercise(l.Readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab := up(t, bin, l)
+	judge := func() (string, error) {
+		out, err := lab.command(t.Context(), "test", "--name", lab.name).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := judge(); err == nil {
+		t.Errorf("before the commands it is no overlay of three nodes, and passes:\n%s", out)
+	}
+	lab.run(t, exercise.steps)
+	if out, err := judge(); err != nil {
+		t.Errorf("overlab test: %v\n%s", err, out)
+	}
 }
 
 // Every article's command is in its exercise, known without a lab.

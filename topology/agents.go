@@ -12,9 +12,15 @@ import (
 func (x *expansion) agents() {
 	for _, m := range x.nodes {
 		path, s := x.agentSpec(m)
-		m.plan.Agent = Agent{Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true), Restart: RestartAlways}
+		m.plan.Agent = Agent{
+			Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true),
+			Restart: RestartAlways, ByHand: or(s.ByHand, false),
+		}
 		if s.Restart != "" {
 			m.plan.Agent.Restart = RestartPolicy(s.Restart)
+		}
+		if m.plan.Agent.ByHand && len(s.Command)+len(s.Args) > 0 {
+			x.add(path("byHand"), "no agent runs on node %s, so that it has neither command nor args", m.plan.Name)
 		}
 		if len(s.Command) > 0 && s.Command[0] == "" {
 			x.add(path("command")+"[0]", "is empty; write a program, or leave command out for the bundled agent")
@@ -55,6 +61,9 @@ func (x *expansion) agentSpec(m *machine) (path func(key string) string, s Agent
 	}
 	if own.Restart != "" {
 		s.Restart, mine["restart"] = own.Restart, true
+	}
+	if own.ByHand != nil {
+		s.ByHand, mine["byHand"] = own.ByHand, true
 	}
 	return func(key string) string {
 		if mine[key] {

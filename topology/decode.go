@@ -55,6 +55,8 @@ func (d *decoder) value(n *yaml.Node, path string, out reflect.Value) {
 		return
 	}
 	switch {
+	case out.Type() == conflistType:
+		d.conflist(n, path, out)
 	case out.Kind() == reflect.Pointer:
 		p := reflect.New(out.Type().Elem())
 		d.value(n, path, p.Elem())

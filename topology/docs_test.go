@@ -22,8 +22,8 @@ func TestDocumentedExamples(t *testing.T) {
 			blocks = append(blocks, text)
 		}
 	}
-	if len(blocks) != 6 {
-		t.Fatalf("%d code blocks, want the smallest lab, an example and its plan, perNode, a broken lab and its errors", len(blocks))
+	if len(blocks) != 7 {
+		t.Fatalf("%d code blocks, want the smallest lab, an example and its plan, perNode, a conflist, a broken lab and its errors", len(blocks))
 	}
 	parse := func(text string) *Spec {
 		s, err := Parse("broken.yaml", []byte(text))
@@ -34,6 +34,7 @@ func TestDocumentedExamples(t *testing.T) {
 	}
 	parse(blocks[0])
 	parse(blocks[3])
+	parse(blocks[4])
 	p, err := parse(blocks[1]).Plan()
 	if err != nil {
 		t.Fatal(err)
@@ -45,11 +46,11 @@ func TestDocumentedExamples(t *testing.T) {
 	if diff := cmp.Diff(blocks[2], table.String()); diff != "" {
 		t.Errorf("the plan (-documented +real):\n%s", diff)
 	}
-	_, err = Parse("broken.yaml", []byte(blocks[4]))
+	_, err = Parse("broken.yaml", []byte(blocks[5]))
 	if err == nil {
 		t.Fatal("the broken lab is accepted")
 	}
-	if diff := cmp.Diff(blocks[5], err.Error()+"\n"); diff != "" {
+	if diff := cmp.Diff(blocks[6], err.Error()+"\n"); diff != "" {
 		t.Errorf("the errors (-documented +real):\n%s", diff)
 	}
 }

@@ -74,6 +74,9 @@ type position struct{ line, column int }
 // source is where a spec was read from.
 type source struct {
 	file string
+	// dir is the absolute path of the file's folder, empty for a text that
+	// was in memory.
+	dir string
 	// at holds the position of every value by its path.
 	at map[string]position
 	// bad holds the paths whose values could not be decoded: what follows

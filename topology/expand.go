@@ -296,6 +296,7 @@ func (x *expansion) cni() {
 	if x.plan.CNI.LegacyRecords && x.plan.Network.EnableIPv6 {
 		x.add("spec.cni.legacyRecords", "is true, but the lab is dual stack, and the old form has room for one subnet; leave it out")
 	}
+	x.conflist()
 }
 
 // assemble copies what the phases decided into the plan.

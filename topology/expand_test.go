@@ -426,11 +426,15 @@ func TestAnchorsAndMerges(t *testing.T) {
 
 func TestBackends(t *testing.T) {
 	for spec, want := range map[string]Backend{
-		"{}":                                {Type: "vxlan", VNI: 1, Port: 8472},
-		"{Type: VXLAN, VNI: 42}":            {Type: "vxlan", VNI: 42, Port: 8472},
-		"{Type: host-gw}":                   {Type: "host-gw"},
-		"{Type: udp}":                       {Type: "udp", Port: 8285},
-		"{Type: ipip, DirectRouting: true}": {Type: "ipip", DirectRouting: true},
+		"{}":                     {Type: "vxlan", VNI: 1, Port: 8472},
+		"{Type: VXLAN, VNI: 42}": {Type: "vxlan", VNI: 42, Port: 8472},
+		"{Type: host-gw}":        {Type: "host-gw"},
+		"{Type: udp}":            {Type: "udp", Port: 8285},
+		"{Type: wireguard}":      {Type: "wireguard", ListenPort: 51820},
+		"{Type: wireguard, ListenPort: 4242, PersistentKeepaliveInterval: 25, Mode: ipv4, PSK: AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=}": {
+			Type: "wireguard", ListenPort: 4242, PersistentKeepaliveInterval: 25, Mode: "ipv4", PSK: "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+		},
+		"{Type: ipip, DirectRouting: true}":                                        {Type: "ipip", DirectRouting: true},
 		"{Type: extension, SubnetAddCommand: ip route add $SUBNET via $PUBLIC_IP}": {Type: "extension", SubnetAddCommand: "ip route add $SUBNET via $PUBLIC_IP"},
 		"{MTU: 1400, Learning: true, GBP: true, Port: 4789}":                       {Type: "vxlan", VNI: 1, Port: 4789, MTU: 1400, Learning: true, GBP: true},
 	} {
@@ -472,6 +476,12 @@ func TestOverlayMTU(t *testing.T) {
 func TestKeysOfAnotherBackend(t *testing.T) {
 	for spec, want := range map[string]string{
 		"  network: {Backend: {Type: vxlan, SubnetAddCommand: do}}\n":                                              "spec.network.Backend.SubnetAddCommand: is a command of the backend extension, and the backend is vxlan",
+		"  network: {Backend: {Type: udp, ListenPort: 1}}\n":                                                       "spec.network.Backend.ListenPort: is of the backend wireguard, and the backend is udp; leave it out",
+		"  network: {Backend: {Mode: auto}}\n":                                                                     "spec.network.Backend.Mode: is of the backend wireguard, and the backend is vxlan",
+		"  network: {Backend: {Type: wireguard, PSK: AQE=}}\n":                                                     "spec.network.Backend.PSK: is not 32 bytes in base64",
+		"  network: {Backend: {Type: wireguard, Mode: both}}\n":                                                    "spec.network.Backend.Mode: is \"both\"; write separate, auto, ipv4 or ipv6",
+		"  network: {Backend: {Type: wireguard, ListenPort: 0}}\n":                                                 "spec.network.Backend.ListenPort: is 0",
+		"  network: {Backend: {Type: wireguard, PersistentKeepaliveInterval: 70000}}\n":                            "spec.network.Backend.PersistentKeepaliveInterval: is 70000",
 		"  network: {Backend: {Type: host-gw}}\n  nodes: [{name: n, vtepMAC: \"02:00:00:00:00:01\"}, {name: m}]\n": "spec.nodes[0].vtepMAC: is the MAC address of a VXLAN device, and the backend is host-gw",
 	} {
 		s, err := Parse("lab.yaml", []byte(header+spec))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -19,7 +20,8 @@ const MaxFileSize = 1 << 20
 // smallest is the lab file that a person is pointed to.
 const smallest = "the smallest lab is {apiVersion: " + APIVersion + ", kind: " + Kind + ", spec: {}}"
 
-// Load reads a lab file of at most MaxFileSize bytes. Its error is that of
+// Load reads a lab file of at most MaxFileSize bytes, and the CNI
+// configuration list that it may name. Its error is that of
 // the file system, or Errors as from Parse.
 func Load(path string) (*Spec, error) {
 	f, err := os.Open(path)
@@ -31,17 +33,31 @@ func Load(path string) (*Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the lab file: %w", err)
 	}
-	return Parse(path, data)
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("reading the lab file: %w", err)
+	}
+	src := newSource(path)
+	src.dir = dir
+	return parse(src, data)
 }
 
 // Parse reads a lab file that the caller has in memory; name stands for it in
 // errors. The text is YAML (JSON is YAML too), one document, without keys
 // that Spec does not have. A spec that Parse accepts expands: Parse tries it,
 // so that its error, which is Errors, holds everything that is wrong.
+//
+// What a lab file names by a path is seen from the file's folder, which a text
+// in memory has none of: there, paths are absolute.
 func Parse(name string, data []byte) (*Spec, error) {
-	spec := &Spec{source: newSource(name)}
-	r := &report{source: spec.source}
+	return parse(newSource(name), data)
+}
+
+func parse(src *source, data []byte) (*Spec, error) {
+	spec := &Spec{source: src}
+	r := &report{source: src}
 	if root := document(data, r); root != nil && decode(root, spec, r) {
+		readConflist(&spec.Spec.CNI.Conflist, r)
 		expand(spec, r)
 	}
 	if err := r.err(); err != nil {

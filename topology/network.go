@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"encoding/base64"
 	"net/netip"
 	"slices"
 	"strings"
@@ -178,6 +179,7 @@ func (x *expansion) backend(b *BackendSpec) {
 		PreStartupCommand: b.PreStartupCommand, PostStartupCommand: b.PostStartupCommand,
 		SubnetAddCommand: b.SubnetAddCommand, SubnetRemoveCommand: b.SubnetRemoveCommand,
 	}
+	x.wireguard(path, b, out)
 	if out.Type != "extension" {
 		for _, c := range []struct{ key, command string }{
 			{"PreStartupCommand", b.PreStartupCommand}, {"PostStartupCommand", b.PostStartupCommand},
@@ -194,6 +196,34 @@ func (x *expansion) backend(b *BackendSpec) {
 	case "udp":
 		out.Port = nonzero(out.Port, 8285)
 	}
+}
+
+// wireguard settles the keys that only the backend wireguard has.
+func (x *expansion) wireguard(path string, b *BackendSpec, out *Backend) {
+	if out.Type != "wireguard" {
+		for _, k := range []struct {
+			key   string
+			given bool
+		}{
+			{"ListenPort", b.ListenPort != nil}, {"PSK", b.PSK != ""},
+			{"PersistentKeepaliveInterval", b.PersistentKeepaliveInterval != nil}, {"Mode", b.Mode != ""},
+		} {
+			if k.given {
+				x.add(path+"."+k.key, "is of the backend wireguard, and the backend is %s; leave it out", out.Type)
+			}
+		}
+		return
+	}
+	out.ListenPort = x.between(path+".ListenPort", b.ListenPort, 1, 65535, 51820, "")
+	out.PersistentKeepaliveInterval = x.between(path+".PersistentKeepaliveInterval", b.PersistentKeepaliveInterval, 0, 65535, 0, ": a number of seconds")
+	if b.Mode != "" {
+		out.Mode = x.choose(path+".Mode", b.Mode, []string{"separate", "auto", "ipv4", "ipv6"})
+	}
+	if key, err := base64.StdEncoding.DecodeString(b.PSK); err != nil || b.PSK != "" && len(key) != 32 {
+		x.add(path+".PSK", "is not 32 bytes in base64, as `wg genpsk` prints them")
+		return
+	}
+	out.PSK = b.PSK
 }
 
 // or returns what a pointer holds, or the default for none.

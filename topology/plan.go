@@ -39,6 +39,11 @@ type CNI struct {
 	// LegacyRecords keeps the files under /var/lib/cni in the form that they
 	// had before dual stack (flannel 0.11), which older articles show.
 	LegacyRecords bool `json:"legacyRecords,omitempty"`
+	// Conflist is the configuration list whose plugins wire pods in place of
+	// the bundled one, nil for that one. ConflistOn has it as on a node.
+	Conflist map[string]any `json:"conflist,omitempty"`
+	// PluginDirs are the folders of those plugins, absolute.
+	PluginDirs []string `json:"pluginDirs,omitempty"`
 }
 
 // IPv6Mode says what the lab's kernels do with IPv6.
@@ -88,6 +93,13 @@ type Backend struct {
 	GBP           bool `json:"GBP,omitempty"`
 	Learning      bool `json:"Learning,omitempty"`
 	DirectRouting bool `json:"DirectRouting,omitempty"`
+	// Of wireguard: the UDP port, 51820 by default; the pre-shared key, base64;
+	// the seconds between keepalives, 0 for none; and which addresses nodes
+	// reach each other by, where the spec says so.
+	ListenPort                  int    `json:"ListenPort,omitempty"`
+	PSK                         string `json:"PSK,omitempty"`
+	PersistentKeepaliveInterval int    `json:"PersistentKeepaliveInterval,omitempty"`
+	Mode                        string `json:"Mode,omitempty"`
 	// The shell commands of the extension backend.
 	PreStartupCommand   string `json:"PreStartupCommand,omitempty"`
 	PostStartupCommand  string `json:"PostStartupCommand,omitempty"`
@@ -187,6 +199,8 @@ type Agent struct {
 	IPMasq bool `json:"ipMasq"`
 	// Restart says when the program is started again that has ended by itself.
 	Restart RestartPolicy `json:"restart"`
+	// ByHand says that no agent runs on the node.
+	ByHand bool `json:"byHand,omitempty"`
 }
 
 // RestartPolicy says after which ends a program is started again.
@@ -216,6 +230,8 @@ type Pod struct {
 	// have made them.
 	ContainerID string `json:"containerID"`
 	SandboxID   string `json:"sandboxID"`
+	// Ports are those of the node that lead to the pod.
+	Ports []Port `json:"ports,omitempty"`
 }
 
 // Store is where the leases live.

@@ -214,6 +214,7 @@ func (x *expansion) wire(m *machine, pods []*pod) {
 		p.MAC = x.claimMAC(macs, p.spec.MAC, p.path+".mac", where, p.Name, "eth0")
 	}
 	x.hostInterfaces(m, pods)
+	x.ports(m, pods)
 	x.podAddresses(m, pods, m.plan.PodCIDR, "address", func(p *pod) (netip.Addr, *netip.Prefix) { return p.spec.Address, &p.Address })
 	if x.plan.Network.EnableIPv6 {
 		x.podAddresses(m, pods, m.plan.PodCIDR6, "address6", func(p *pod) (netip.Addr, *netip.Prefix) { return p.spec.Address6, &p.Address6 })

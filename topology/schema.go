@@ -52,6 +52,8 @@ func textSchema(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string", Pattern: "^[0-9A-Fa-f.:]+/[0-9]+$", Examples: []any{"172.16.1.0/24"}}
 	case reflect.TypeFor[netip.Addr]():
 		return &jsonschema.Schema{Type: "string", Pattern: "^[0-9A-Fa-f.:]+$", Examples: []any{"172.16.1.8"}}
+	case conflistType:
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, {Type: "object"}}}
 	case reflect.TypeFor[MAC]():
 		return &jsonschema.Schema{Type: "string", Examples: []any{"02:00:5e:10:00:01"}}
 	default:

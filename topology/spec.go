@@ -107,6 +107,14 @@ type BackendSpec struct {
 	Learning *bool `json:"Learning,omitempty"`
 	// Whether nodes of one segment route to each other without encapsulation; false when left out.
 	DirectRouting *bool `json:"DirectRouting,omitempty"`
+	// For wireguard: the UDP port that nodes listen on; 51820 when left out.
+	ListenPort *int `json:"ListenPort,omitempty" jsonschema:"minimum=1,maximum=65535"`
+	// For wireguard: a key of 32 bytes in base64 that all nodes share, besides their own; none when left out.
+	PSK string `json:"PSK,omitempty" jsonschema:"pattern=^[A-Za-z0-9+/]{43}=$"`
+	// For wireguard: the seconds after which a silent node sends something, so that NAT gateways remember it; 0, never, when left out.
+	PersistentKeepaliveInterval *int `json:"PersistentKeepaliveInterval,omitempty" jsonschema:"minimum=0,maximum=65535"`
+	// For wireguard: which addresses nodes reach each other by; separate when left out.
+	Mode string `json:"Mode,omitempty" jsonschema:"enum=separate,enum=auto,enum=ipv4,enum=ipv6"`
 	// For extension: the shell command that runs before the node has a lease. What it prints is the lease's BackendData.
 	PreStartupCommand string `json:"PreStartupCommand,omitempty"`
 	// For extension: the shell command that runs when the node has a lease, with NETWORK, SUBNET and PUBLIC_IP.
@@ -205,6 +213,20 @@ type PodSpec struct {
 	MAC MAC `json:"mac,omitempty"`
 	// The name of the veth's end on the node, at most 15 bytes; veth and eight hex digits when left out.
 	HostInterface string `json:"hostInterface,omitempty" jsonschema:"maxLength=15"`
+	// Ports of the node that lead to the pod.
+	Ports []PortSpec `json:"ports,omitempty"`
+}
+
+// PortSpec is a port of a pod's node that leads to the pod.
+type PortSpec struct {
+	// The node's port.
+	HostPort int `json:"hostPort" jsonschema:"required,minimum=1,maximum=65535"`
+	// The pod's port; the same when left out.
+	ContainerPort *int `json:"containerPort,omitempty" jsonschema:"minimum=1,maximum=65535"`
+	// tcp when left out.
+	Protocol string `json:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=sctp"`
+	// The one address of the node that answers; all of them when left out.
+	HostIP netip.Addr `json:"hostIP,omitempty"`
 }
 
 // AgentSpec is the program under test on a node.
@@ -223,6 +245,8 @@ type AgentSpec struct {
 	IPMasq *bool `json:"ipMasq,omitempty"`
 	// When the program is started again after it has ended by itself; always when left out. on-failure leaves one that ended with code 0.
 	Restart string `json:"restart,omitempty" jsonschema:"enum=always,enum=on-failure,enum=never"`
+	// Whether no agent runs, and the node is programmed by hand; false when left out. Its pods are wired all the same.
+	ByHand *bool `json:"byHand,omitempty"`
 }
 
 // StoreSpec is where the agents' leases live.
@@ -241,6 +265,10 @@ type StoreSpec struct {
 type CNISpec struct {
 	// Whether the files under /var/lib/cni have the form of before dual stack (flannel 0.11), which older articles show; false when left out.
 	LegacyRecords *bool `json:"legacyRecords,omitempty"`
+	// A CNI network configuration list whose plugins wire the pods, run as executables: its text, or the name of its file as seen from the lab file. The bundled plugin, as a library, when left out.
+	Conflist ConflistSpec `json:"conflist,omitempty"`
+	// The folders of those plugins, searched in this order and before the bundled ones, overlab-cni and, for it too, flannel; as seen from the lab file.
+	PluginDirs []string `json:"pluginDirs,omitempty"`
 }
 
 // Default returns the smallest spec: a master and two workers with two pods

@@ -16,16 +16,36 @@ type Underlay struct {
 	// Name is the interface's name, MTU its MTU in bytes.
 	Name string
 	MTU  int
-	// Address is the interface's own address.
+	// Address is the interface's own address; unset in a network of IPv6 alone.
 	Address netip.Addr
 	// PublicIP is the address that peers send to: Address, unless the node
 	// was told otherwise.
 	PublicIP netip.Addr
+	// Address6 and PublicIPv6 are the same of IPv6; unset in a network of IPv4
+	// alone.
+	Address6, PublicIPv6 netip.Addr
 	// Adjacent reports whether an address is on the interface's own segment, so
 	// that no gateway is between. What it says of an address may change
 	// whenever Desired is called. It is never nil where an agent makes the
 	// backend.
 	Adjacent func(netip.Addr) bool
+}
+
+// Own returns the interface's own address of a family, Public the one that
+// peers send to.
+func (u Underlay) Own(f lease.Family) netip.Addr {
+	if f == lease.IPv4 {
+		return u.Address
+	}
+	return u.Address6
+}
+
+// Public: see Own.
+func (u Underlay) Public(f lease.Family) netip.Addr {
+	if f == lease.IPv4 {
+		return u.PublicIP
+	}
+	return u.PublicIPv6
 }
 
 // Backend is one node's part of an overlay. Its methods have no effects
@@ -45,9 +65,23 @@ type Backend interface {
 	Data() json.RawMessage
 	// Device is the wanted state before the node has a lease.
 	Device() datapath.State
-	// Desired is the wanted state. problems names, one line each, the leases
+	// Desired is the wanted state, of each of the network's families. problems names, one line each, the leases
 	// that it had to leave out, or that the kernel will refuse, and why.
 	Desired(own lease.Lease, all []lease.Lease) (want datapath.State, problems []string)
+}
+
+// A Recaller is a Backend that can take over from the node's last lease what no
+// longer is in the kernel, such as after a reboot. Recall is called before Adopt,
+// so that what is in the kernel counts more.
+type Recaller interface {
+	// Recall is given the zero value where nothing is known.
+	Recall(last lease.Attrs)
+}
+
+// DataV6 is what a Backend also has whose lease carries data of IPv6.
+type DataV6 interface {
+	// DataV6 is the BackendV6Data of the node's lease, after Adopt.
+	DataV6() json.RawMessage
 }
 
 // New makes a backend from net-conf.json; its error names what the

@@ -46,8 +46,8 @@ func (r Request) validate() error {
 }
 
 // Add wires one pod. An ADD that fails leaves nothing behind. Its errors are
-// *types.Error with a code of the CNI specification, or ErrAddress or
-// ErrKernel.
+// *types.Error with a code of the CNI specification, or ErrAddress,
+// ErrHostPort or ErrKernel.
 func Add(ctx context.Context, r Request) (*types100.Result, error) {
 	results, err := AddAll(ctx, []Request{r})
 	if err != nil {
@@ -160,9 +160,11 @@ func (a *adding) run(ctx context.Context, pods []*pod) error {
 		return coded(ErrKernel, "network "+a.conf.Name, err)
 	}
 	if a.network.bridge.IPMasq {
-		return a.masquerade(pods)
+		if err := a.masquerade(pods); err != nil {
+			return err
+		}
 	}
-	return nil
+	return a.mapPorts(pods)
 }
 
 func (a *adding) bridgeMAC() (net.HardwareAddr, error) {

@@ -22,7 +22,7 @@ import (
 )
 
 // Check compares a pod's network with what its ADD left: the files, the node's
-// bridge and the veth's two ends. Damage is one error of code ErrDamaged whose
+// bridge, the veth's two ends and the port mappings. Damage is one error of code ErrDamaged whose
 // text names each thing that is wrong and where. Without the configuration's
 // PrevResult the reserved addresses are what ought to be.
 func Check(_ context.Context, r Request) error {
@@ -81,10 +81,12 @@ func (c *checking) run() error {
 	if err := errors.Join(err, ns.Close()); err != nil {
 		return fmt.Errorf("in namespace %s: %w", c.Netns, err)
 	}
-	if inside == nil {
-		return nil
+	if inside != nil {
+		if err := c.host(k, bridge, inside); err != nil {
+			return err
+		}
 	}
-	return c.host(k, bridge, inside)
+	return c.ports()
 }
 
 func (c *checking) readPrevResult() error {

@@ -21,6 +21,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
+
+	"github.com/overlab/overlab/agent/cni/portmap"
 )
 
 // Where flannel's and the host-local plugin keep their files, unless the
@@ -49,8 +51,8 @@ type Config struct {
 	// not the user's to give.
 	Delegate map[string]any `json:"delegate,omitempty"`
 	// RuntimeConfig holds what the runtime asks for one container by the
-	// capabilities "ips" and "mac", and "hostInterface", the name of the
-	// veth's end on the node.
+	// capabilities "ips", "mac" and "portMappings", and "hostInterface", the
+	// name of the veth's end on the node.
 	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
 	// PrevResult is ADD's result, which a runtime hands to CHECK.
 	PrevResult json.RawMessage `json:"prevResult,omitempty"`
@@ -173,8 +175,9 @@ type bridgeConf struct {
 		ResolvConf string `json:"resolvConf"`
 	} `json:"ipam"`
 	RuntimeConfig struct {
-		MAC           string `json:"mac"`
-		HostInterface string `json:"hostInterface"`
+		MAC           string            `json:"mac"`
+		HostInterface string            `json:"hostInterface"`
+		PortMappings  []portmap.Mapping `json:"portMappings"`
 	} `json:"runtimeConfig"`
 
 	// What the bridge plugin can do besides, and this one refuses.
@@ -214,6 +217,9 @@ func (b *bridgeConf) refuse() error {
 		if o.set {
 			errs = append(errs, fmt.Errorf("delegate: %s is not supported", o.key))
 		}
+	}
+	if err := portmap.Validate(b.RuntimeConfig.PortMappings); err != nil {
+		errs = append(errs, fmt.Errorf("runtimeConfig: %w", err))
 	}
 	// IPv4 needs 68 bytes (RFC 791); the kernel caps a link at 65535.
 	if b.MTU < 68 || b.MTU > 65535 {

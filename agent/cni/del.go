@@ -2,7 +2,6 @@ package cni
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlab/overlab/agent/cni/portmap"
 )
 
 // Del undoes an ADD. It succeeds where there is nothing left to undo, and
@@ -82,13 +83,16 @@ func (c *Config) unresolved() (*network, error) {
 	return parseDelegate(record)
 }
 
-// del deletes the link, the masquerading rules and the reservation, as many as
-// there are, and stops at the first that fails: an address is not given away
-// while a link or a rule has it.
+// del deletes the port mappings, the link, the masquerading rules and the
+// reservation, as many as there are, and stops at the first that fails: an
+// address is not given away while a link or a rule has it.
 func del(r Request, n *network) error {
 	w, err := n.wishes(r.Args)
 	if err != nil {
 		w = wishes{} // no ADD can have succeeded with these
+	}
+	if err := unmapPorts(n, portmap.Owner{ContainerID: r.ContainerID, IfName: r.IfName}); err != nil {
+		return err
 	}
 	if err := deleteVeth(r, n, w); err != nil {
 		return err
@@ -161,82 +165,4 @@ func deleteIfVeth(name string, bridge int) error {
 		return nil
 	}
 	return k.delete(l.Attrs().Index)
-}
-
-// GC undoes every attachment of the network that the configuration's
-// ValidAttachments do not list: pods that went away without a DEL.
-func GC(ctx context.Context, c *Config) error {
-	valid := func(id, ifname string) bool {
-		for _, v := range c.ValidAttachments {
-			if v.ContainerID == id && (v.IfName == ifname || ifname == "") {
-				return true
-			}
-		}
-		return false
-	}
-	stale, err := attachments(c)
-	if err != nil {
-		return coded(types.ErrIOFailure, "network "+c.Name, err)
-	}
-	var errs []error
-	for _, r := range stale {
-		if !valid(r.id, r.ifname) {
-			// A record in the old form names no interface.
-			errs = append(errs, Del(ctx, Request{ContainerID: r.id, IfName: or(r.ifname, "eth0"), Config: c}))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return coded(ErrKernel, "network "+c.Name, err)
-	}
-	return nil
-}
-
-// attachments lists what is on disk: reservations, and records without one.
-func attachments(c *Config) ([]reservation, error) {
-	n, err := c.unresolved()
-	if err != nil {
-		return nil, err
-	}
-	found, err := reservations(ipamDir(n.ipam))
-	if err != nil {
-		return nil, err
-	}
-	known := make(map[string]bool)
-	for _, r := range found {
-		known[r.id] = true
-	}
-	records, err := os.ReadDir(c.dataDir())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	for _, e := range records {
-		if known[e.Name()] || !e.Type().IsRegular() {
-			continue
-		}
-		// Other networks can keep their records in the same directory.
-		b, err := os.ReadFile(filepath.Join(c.dataDir(), e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		var of struct {
-			Name string `json:"name"`
-		}
-		if json.Unmarshal(b, &of) == nil && of.Name == c.Name {
-			found = append(found, reservation{id: e.Name()})
-		}
-	}
-	return found, nil
-}
-
-// errPluginNotAvailable is what the CNI specification has STATUS return when
-// an ADD could not succeed now.
-const errPluginNotAvailable = 50
-
-// Status tells whether an ADD could succeed now: whether the configuration is
-// one that this plugin can serve, and the agent has written the node's subnet.
-func Status(c *Config) error {
-	if _, err := c.resolve(); err != nil {
-		return &failure{types.NewError(errPluginNotAvailable, err.Error(), ""), err}
-	}
-	return nil
 }

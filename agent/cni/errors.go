@@ -18,6 +18,8 @@ const (
 	ErrKernel
 	// ErrDamaged is CHECK's verdict that a pod's network is not as ADD left it.
 	ErrDamaged
+	// ErrHostPort says that a port of the node leads to another pod already.
+	ErrHostPort
 )
 
 // failure is an error with a code of the CNI specification: errors.As finds

@@ -6,17 +6,32 @@ import (
 	"github.com/overlab/overlab/agent/backend/extension"
 	"github.com/overlab/overlab/agent/backend/hostgw"
 	"github.com/overlab/overlab/agent/backend/ipip"
+	"github.com/overlab/overlab/agent/backend/udp"
 	"github.com/overlab/overlab/agent/backend/vxlan"
+	"github.com/overlab/overlab/agent/backend/wireguard"
+	"github.com/overlab/overlab/agent/forwarder"
+	"github.com/overlab/overlab/agent/forwarder/relay"
 )
+
+// engines are what a forwarder may run: one line for each.
+func engines() map[string]forwarder.NewEngine {
+	return map[string]forwarder.NewEngine{
+		relay.IPIPKind: relay.NewIPIP,
+		relay.UDPKind:  relay.NewUDP,
+		wireguard.Type: wireguard.NewEngine,
+	}
+}
 
 // backends are what a network's configuration may name: one folder under
 // agent/backend, and one line here, for each.
-func backends() map[string]backend.New {
+func backends(forwarders forwarder.Launcher, wireguardKey string) map[string]backend.New {
 	return map[string]backend.New{
 		alloc.Name:     alloc.New,
 		extension.Type: extension.New,
 		hostgw.Type:    hostgw.New,
-		ipip.Type:      ipip.New,
+		ipip.Type:      ipip.New(forwarders),
+		udp.Name:       udp.New(forwarders),
 		vxlan.Type:     vxlan.New,
+		wireguard.Type: wireguard.New(wireguard.Options{KeyFile: wireguardKey, Forwarders: forwarders}),
 	}
 }

@@ -9,14 +9,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/overlab/overlab/agent"
+	"github.com/overlab/overlab/agent/forwarder"
 	"github.com/overlab/overlab/agent/lease"
-	"github.com/overlab/overlab/agent/lease/etcd"
 	"github.com/overlab/overlab/agent/metrics"
 )
 
@@ -29,6 +30,9 @@ const resync = 30 * time.Second
 // usage; of a dry run, as diff(1) has them, 0 where nothing is to change, 1
 // where something is, and 2 for trouble.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
+	if len(args) > 0 && args[0] == forwarder.Command {
+		return forward(ctx, args[1:], stderr)
+	}
 	s, err := parse(args, environ, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -43,7 +47,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	log := newLog(s, stderr)
 	switch {
 	case s.cleanup:
-		err = agent.Cleanup(ctx, s.subnetFile, log)
+		err = agent.Cleanup(ctx, s.subnetFile, s.ownFiles(), log)
 	case s.dryRun:
 		return dryRun(ctx, s, stdout, log)
 	default:
@@ -51,6 +55,16 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 	}
 	if err != nil {
 		log.Error("overlabd ends", "err", err)
+		return 1
+	}
+	return 0
+}
+
+// forward runs a forwarder, which an agent has started.
+func forward(ctx context.Context, args []string, stderr io.Writer) int {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if err := forwarder.Main(ctx, args, engines(), log); err != nil {
+		log.Error("the forwarder ends", "err", err)
 		return 1
 	}
 	return 0
@@ -67,17 +81,11 @@ func newLog(s *settings, stderr io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(stderr, &o))
 }
 
-func openStore(s *settings, log *slog.Logger) (lease.Store, error) {
-	return etcd.Open(etcd.Config{
-		Endpoints: s.endpointList(), Prefix: s.prefix, CAFile: s.caFile, CertFile: s.certFile, KeyFile: s.keyFile,
-		Username: s.username, Password: s.password, Log: log,
-	})
-}
-
 // options are the agent's, as the flags have them.
 func options(s *settings, store lease.Store, log *slog.Logger) agent.Options {
+	forwarders := forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}
 	return agent.Options{
-		Store: store, Backends: backends(),
+		Store: store, Backends: backends(forwarders, s.wireguardKey),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
 		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable, Blackhole: s.blackhole,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,

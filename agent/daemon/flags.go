@@ -12,6 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlab/overlab/agent/backend/wireguard"
+	"github.com/overlab/overlab/agent/lease"
+	"github.com/overlab/overlab/agent/lease/kube"
 	"github.com/overlab/overlab/agent/underlay"
 )
 
@@ -36,9 +39,18 @@ type settings struct {
 	blackhole   bool
 	healthzIP   string
 	healthzPort int
-	kube        bool
 	verbosity   int
 	logFormat   string
+	// wireguardKey is the file of the node's private key.
+	wireguardKey string
+
+	kube                  bool
+	kubeURL, kubeconfig   string
+	annotationPrefix      string
+	netConfPath           string
+	announceNetwork       bool
+	nodeName              string // from the environment, like the pod's
+	podName, podNamespace string
 
 	version, cleanup, dryRun bool
 }
@@ -79,7 +91,12 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.BoolVar(&s.blackhole, "ip-blackhole-route", false, "keep a route that drops packets to addresses of the node's subnet that no pod has")
 	f.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
 	f.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server, 0 for none")
-	f.BoolVar(&s.kube, "kube-subnet-mgr", false, "take leases from the Kubernetes API in place of etcd (not in this build)")
+	f.BoolVar(&s.kube, "kube-subnet-mgr", false, "keep leases in the Kubernetes API in place of etcd; the environment's NODE_NAME, or POD_NAME and POD_NAMESPACE, say which node this is")
+	f.StringVar(&s.kubeURL, "kube-api-url", "", "`URL` of the Kubernetes API; without it and --kubeconfig-file, the pod's service account is used")
+	f.StringVar(&s.kubeconfig, "kubeconfig-file", "", "kubeconfig `file` for the Kubernetes API")
+	f.StringVar(&s.annotationPrefix, "kube-annotation-prefix", kube.DefaultPrefix, "`domain` of the nodes' annotations, or domain/name-")
+	f.StringVar(&s.netConfPath, "net-config-path", "/etc/kube-flannel/net-conf.json", "`file` with the network's configuration, with --kube-subnet-mgr; read once, at the start")
+	f.BoolVar(&s.announceNetwork, "set-node-network-unavailable", true, "set the node's condition NetworkUnavailable to False, with --kube-subnet-mgr")
 	f.BoolVar(&s.version, "version", false, "print the version and exit")
 	f.BoolVar(&s.cleanup, "cleanup", false, "remove the devices, firewall rules and subnet file that an agent left on this node, and exit")
 	f.BoolVar(&s.dryRun, "dry-run", false, "print what the agent would change on this node as shell commands, change nothing, and exit: 0 for nothing, 1 for something, 2 for trouble")
@@ -87,16 +104,11 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.StringVar(&s.logFormat, "log-format", "text", "`form` of the log on stderr: text (key=value) or json")
 	// These mean something to flanneld only; a manifest may have them.
 	for _, only := range []struct{ name, value, usage string }{
-		{"kube-api-url", "", "with --kube-subnet-mgr only"},
-		{"kube-annotation-prefix", "flannel.alpha.coreos.com", "with --kube-subnet-mgr only"},
-		{"kubeconfig-file", "", "with --kube-subnet-mgr only"},
-		{"net-config-path", "/etc/kube-flannel/net-conf.json", "with --kube-subnet-mgr only"},
 		{"vmodule", "", "accepted, without effect"},
 		{"log_backtrace_at", "", "accepted, without effect"},
 	} {
 		f.String(only.name, only.value, only.usage)
 	}
-	f.Bool("set-node-network-unavailable", true, "with --kube-subnet-mgr only")
 	return f
 }
 
@@ -121,6 +133,13 @@ func parse(args, environ []string, stderr io.Writer) (*settings, error) {
 	if err := fromEnvironment(f, environ); err != nil {
 		return nil, err
 	}
+	s.identify(environ)
+	s.wireguardKey = wireguard.KeyFile
+	for _, e := range environ {
+		if path, ok := strings.CutPrefix(e, wireguard.KeyFileEnv+"="); ok && path != "" {
+			s.wireguardKey = path
+		}
+	}
 	return s, s.check()
 }
 
@@ -143,6 +162,21 @@ func fromEnvironment(f *flag.FlagSet, environ []string) error {
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// identify reads which node of a cluster this is from the variables that a
+// manifest sets, which have no flags.
+func (s *settings) identify(environ []string) {
+	for _, e := range environ {
+		switch name, value, _ := strings.Cut(e, "="); name {
+		case "NODE_NAME":
+			s.nodeName = value
+		case "POD_NAME":
+			s.podName = value
+		case "POD_NAMESPACE":
+			s.podNamespace = value
+		}
+	}
 }
 
 func (s *settings) check() error {
@@ -170,14 +204,16 @@ func (s *settings) check() error {
 		_, err := regexp.Compile(e)
 		refuse(err != nil, "--iface-regex=%s: %v", e, err)
 	}
-	refuse(s.kube, "--kube-subnet-mgr: leases in the Kubernetes API are not in this build; use etcd")
 	refuse(s.logFormat != "text" && s.logFormat != "json", "--log-format=%s is neither text nor json", s.logFormat)
 	refuse(s.cleanup && s.dryRun, "--cleanup and --dry-run exclude each other")
-	refuse(s.publicIPv6 != "", "--public-ipv6: IPv6 is not in this build")
-	for _, f := range []struct{ name, value string }{{"public-ip", s.publicIP}, {"iface-can-reach", s.canReach}} {
-		a, err := netip.ParseAddr(f.value)
-		refuse(f.value != "" && (err != nil || !a.Is4()), "--%s=%s is not an IPv4 address", f.name, f.value)
-	}
+	refuse(s.kube && s.netConfPath == "", "--net-config-path is empty: with --kube-subnet-mgr the network's configuration is a file")
+	a, err := netip.ParseAddr(s.publicIP)
+	refuse(s.publicIP != "" && (err != nil || !a.Is4()), "--public-ip=%s is not an IPv4 address", s.publicIP)
+	a, err = netip.ParseAddr(s.publicIPv6)
+	refuse(s.publicIPv6 != "" && (err != nil || !lease.IPv6.Has(a)), "--public-ipv6=%s is not an IPv6 address", s.publicIPv6)
+	refuse(err == nil && a.IsLinkLocalUnicast(), "--public-ipv6=%s is link-local, and peers need a global address to send to", s.publicIPv6)
+	_, err = netip.ParseAddr(s.canReach)
+	refuse(s.canReach != "" && err != nil, "--iface-can-reach=%s is not an IP address", s.canReach)
 	return errors.Join(errs...)
 }
 
@@ -204,8 +240,18 @@ func isEndpoint(s string) bool {
 func (s *settings) underlay() underlay.Options {
 	o := underlay.Options{Iface: s.iface, IfaceRegex: s.ifaceRegex}
 	o.PublicIP, _ = netip.ParseAddr(s.publicIP) // checked; empty is none
+	o.PublicIPv6, _ = netip.ParseAddr(s.publicIPv6)
 	o.CanReach, _ = netip.ParseAddr(s.canReach)
 	return o
+}
+
+// ownFiles are what agents keep besides subnet.env. A key whose place somebody
+// has chosen is theirs.
+func (s *settings) ownFiles() []string {
+	if s.wireguardKey != wireguard.KeyFile {
+		return nil
+	}
+	return []string{s.wireguardKey}
 }
 
 func (s *settings) endpointList() []string {

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"strings"
 
@@ -68,8 +69,14 @@ func (l Link) command(v Verb) string {
 	case Alter:
 		return fmt.Sprintf("ip link set %s %smtu %d %s", l.Name, l.address(), l.MTU, state)
 	}
+	if l.Kind == kindTun {
+		return fmt.Sprintf("ip tuntap add dev %[1]s mode tun; ip link set %[1]s addrgenmode none; ip link set %[1]s mtu %[2]d %[3]s", l.Name, l.MTU, state)
+	}
 	if l.Kind == "ipip" {
 		return fmt.Sprintf("ip link add %s mtu %d %s type ipip local %s", l.Name, l.MTU, state, l.Local)
+	}
+	if l.Kind == kindWireGuard {
+		return fmt.Sprintf("ip link add %s mtu %d %s type %s", l.Name, l.MTU, state, l.Kind)
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "ip link add %s %smtu %d %s type %s id %d", l.Name, l.address(), l.MTU, state, l.Kind, l.VNI)
@@ -104,8 +111,17 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 	}
 	switch v {
 	case Add:
+		if l.Kind == kindTun { // it is there, see Kernel.applyLinks
+			link.Index = index(l.Name)
+			b.SetLink(link)
+			return
+		}
 		if l.Kind == "ipip" {
 			b.AddIPIP(link, l.Local)
+			return
+		}
+		if l.Kind == kindWireGuard {
+			b.AddKind(link, l.Kind)
 			return
 		}
 		b.AddVxlan(link, rtnl.Vxlan{
@@ -121,7 +137,11 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 }
 
 func (a Addr) command(v Verb) string {
-	return fmt.Sprintf("ip addr %s %s dev %s", v, a.Prefix, a.Dev)
+	s := fmt.Sprintf("ip addr %s %s dev %s", v, a.Prefix, a.Dev)
+	if v == Add && a.Prefix.Addr().Is6() {
+		s += " nodad"
+	}
+	return s
 }
 
 func (a Addr) emit(b *rtnl.Batch, v Verb, index func(string) int) {
@@ -198,7 +218,7 @@ func (r Route) command(v Verb) string {
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %s", r.Via)
 	}
-	if r.Dev != "" {
+	if r.Dev != "" { // a blackhole has none, nor has a route of several hops
 		s += " dev " + r.Dev
 	}
 	if r.Metric != 0 {
@@ -206,6 +226,9 @@ func (r Route) command(v Verb) string {
 	}
 	if r.Onlink {
 		s += " onlink"
+	}
+	if v == "replace" && r.Dst.Addr().Is4() && !r.Blackhole && !r.LinkScope && !r.Via.IsValid() {
+		s += " scope global" // ip(8) takes the link's where there is no next hop
 	}
 	return s
 }
@@ -220,5 +243,17 @@ func (r Route) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 		b.Tolerate(unix.ESRCH, unix.ENODEV)
 		return
 	}
+	if !r.Onlink || !r.Dst.Addr().Is6() {
+		b.AddRoute(route)
+		return
+	}
+	// The kernel looks an IPv6 next hop up even where it is onlink, and refuses
+	// it if any route but the default one, however wide, leads there by another
+	// device. For the moment of the check there is a narrower one.
+	pass := rtnl.Route{Dst: netip.PrefixFrom(r.Via, r.Via.BitLen()), Dev: route.Dev}
+	b.AddRoute(pass)
 	b.AddRoute(route)
+	b.Describe(func() string { return r.command(Add) })
+	b.DelRoute(pass)
+	b.Tolerate(unix.ESRCH, unix.ENODEV)
 }

@@ -19,7 +19,8 @@ func Diff(want, have State) []Change {
 	d.addrs(want, have)
 	d.neighs(want, have)
 	d.fdb(want, have)
-	d.routes(want, have)
+	d.routes(of4(want.Routes), of4(have.Routes))
+	d.routes6(want, have)
 	return slices.Concat(d.link, d.addr, d.neigh, d.spoilt, d.entry, d.displaced, d.route,
 		d.delRoute, d.delEntry, d.delNeigh, d.delAddr)
 }
@@ -82,6 +83,11 @@ func (s State) without(devices Set[string]) State {
 			rest.Routes.Add(r)
 		}
 	}
+	for r := range s.Rivals {
+		if !devices.Has(r.Dev) {
+			rest.Rivals.Add(r)
+		}
+	}
 	return rest
 }
 
@@ -137,17 +143,20 @@ func (d *diff) fdb(want, have State) {
 	}
 }
 
-func (d *diff) routes(want, have State) {
-	byDst := func(a, b Route) int {
-		return cmp.Or(comparePrefix(a.Dst, b.Dst), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.TOS, b.TOS), a.Via.Compare(b.Via))
-	}
-	add := missing(want.Routes, have.Routes, byDst)
+// byDst orders routes.
+func byDst(a, b Route) int {
+	return cmp.Or(comparePrefix(a.Dst, b.Dst), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.TOS, b.TOS), a.Via.Compare(b.Via), cmp.Compare(a.Dev, b.Dev))
+}
+
+// routes compares the IPv4 routes.
+func (d *diff) routes(want, have Set[Route]) {
+	add := missing(want, have, byDst)
 	d.route = changes(Add, add)
 	replaces := Set[routeKey]{}
 	for _, r := range add {
 		replaces.Add(r.key())
 	}
-	for _, r := range missing(have.Routes, want.Routes, byDst) {
+	for _, r := range missing(have, want, byDst) {
 		switch {
 		case replaces.Has(r.key()):
 			// The first of the same key is displaced by the new route, in one

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,16 +23,33 @@ type Scope struct {
 	Underlays []string
 	// Bare are the routes that are owned on a device that is not.
 	Bare BareRoutes
-	// Blackholes are the blackhole routes that are owned.
-	Blackholes Blackholes
+	// Blackholes are the destinations whose blackhole routes of the metric
+	// BlackholeMetric are owned.
+	Blackholes []Destinations
 	// IPv6 includes addresses, neighbours and routes of that family.
 	IPv6 bool
+	// Contested are the destinations of IPv6 routes whose rivals are looked for,
+	// on any device: other routes to the same place, of the default metric, which
+	// in IPv6 a wanted one cannot displace by being made.
+	Contested Destinations
+}
+
+// Destinations are the nodes' subnets, of exactly Len bits, in a network; none
+// where Network is unset.
+type Destinations struct {
+	Network netip.Prefix
+	Len     int
+}
+
+// covers reports whether a destination is one of them.
+func (d Destinations) covers(dst netip.Prefix) bool {
+	return d.Network.IsValid() && dst.Bits() == d.Len && d.Network.Bits() <= d.Len && d.Network.Contains(dst.Addr())
 }
 
 // BareRoutes says which routes out of a device that is not owned are: those
 // that lead bare packets to the pods of another node. Such a route has a next
 // hop, and a destination that is one node's subnet: within Network, of exactly
-// Len bits. And it is as flannel makes it: in the main table, without a metric
+// Len bits, or within Network6, of exactly Len6. And it is as flannel makes it: in the main table, without a metric
 // or a type of service, of the protocol boot. Whoever wants a route of that
 // destination left alone gives it another protocol (as routing daemons and
 // "ip route add … proto static" do), or a metric.
@@ -43,11 +61,14 @@ type BareRoutes struct {
 	Dev     string
 	Network netip.Prefix
 	Len     int
+	// Network6 and Len6 are those of IPv6; unset where no such route is owned.
+	Network6 netip.Prefix `json:",omitzero"`
+	Len6     int          `json:",omitempty"`
 }
 
 // Covers reports whether a destination is one of those whose routes are owned.
 func (b BareRoutes) Covers(dst netip.Prefix) bool {
-	return dst.Bits() == b.Len && b.Network.Bits() <= b.Len && b.Network.Contains(dst.Addr())
+	return Destinations{b.Network, b.Len}.covers(dst) || Destinations{b.Network6, b.Len6}.covers(dst)
 }
 
 // own reports whether a route is owned.
@@ -55,17 +76,10 @@ func (b BareRoutes) own(r Route) bool {
 	return b.Dev != "" && r.Dev == b.Dev && r.Via.IsValid() && r.Metric == 0 && r.TOS == 0 && r.Protocol == 0 && b.Covers(r.Dst)
 }
 
-// Blackholes says which blackhole routes are owned: those of the main table and
-// the metric BlackholeMetric to a destination within Network of exactly Len
-// bits. With an invalid Network none is.
-type Blackholes struct {
-	Network netip.Prefix
-	Len     int
-}
-
-func (b Blackholes) own(r Route) bool {
-	return b.Network.IsValid() && r.Blackhole && r.Metric == BlackholeMetric &&
-		r.Dst.Bits() == b.Len && b.Network.Contains(r.Dst.Addr())
+// ownHole reports whether a route is an owned blackhole.
+func (s Scope) ownHole(r Route) bool {
+	return r.Blackhole && r.Metric == BlackholeMetric &&
+		slices.ContainsFunc(s.Blackholes, func(d Destinations) bool { return d.covers(r.Dst) })
 }
 
 func (s Scope) families() []byte {
@@ -96,46 +110,93 @@ func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 			return s, nil, err
 		}
 	}
-	if scope.Blackholes.Network.IsValid() {
-		if err := s.dumpBlackholes(c, scope.Blackholes); err != nil {
+	if len(scope.Blackholes) > 0 {
+		if err := s.dumpBlackholes(c, scope); err != nil {
 			return s, nil, err
 		}
 	}
-	if scope.Bare.Dev == "" {
-		return s, indexes, nil
+	if scope.Bare.Dev != "" {
+		index, err := s.dumpBare(c, scope)
+		switch {
+		case err == nil:
+			indexes[scope.Bare.Dev] = index
+		case errors.Is(err, unix.ENODEV):
+			s = s.without(Set[string]{scope.Bare.Dev: {}})
+		default:
+			return s, nil, err
+		}
 	}
-	index, err := s.dumpBare(c, scope.Bare)
-	if errors.Is(err, unix.ENODEV) {
-		return s.without(Set[string]{scope.Bare.Dev: {}}), indexes, nil
-	}
-	indexes[scope.Bare.Dev] = index
-	return s, indexes, err
+	return s, indexes, s.dumpRivals(c, scope, indexes)
 }
 
 // dumpBlackholes adds the owned blackhole routes.
-func (s State) dumpBlackholes(c *rtnl.Conn, holes Blackholes) error {
-	routes, err := c.Routes(unix.AF_INET, 0)
-	for _, r := range routes {
-		if r, ok := readRoute("", r); ok && holes.own(r) {
-			s.Routes.Add(r)
+func (s State) dumpBlackholes(c *rtnl.Conn, scope Scope) error {
+	for _, family := range scope.families() {
+		routes, err := c.Routes(family, 0)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if r, ok := readRoute("", r); ok && scope.ownHole(r) {
+				s.Routes.Add(r)
+			}
 		}
 	}
-	return err
+	return nil
 }
 
 // dumpBare adds the owned routes of the device that is not owned.
-func (s State) dumpBare(c *rtnl.Conn, bare BareRoutes) (index int, err error) {
-	link, err := c.LinkByName(bare.Dev)
+func (s State) dumpBare(c *rtnl.Conn, scope Scope) (index int, err error) {
+	link, err := c.LinkByName(scope.Bare.Dev)
 	if err != nil {
 		return 0, err
 	}
-	routes, err := c.Routes(unix.AF_INET, link.Index)
-	for _, r := range routes {
-		if r, ok := readRoute(bare.Dev, r); ok && bare.own(r) {
-			s.Routes.Add(r)
+	for _, family := range scope.families() {
+		routes, err := c.Routes(family, link.Index)
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range routes {
+			if r, ok := readRoute(scope.Bare.Dev, r); ok && scope.Bare.own(r) {
+				s.Routes.Add(r)
+			}
 		}
 	}
-	return link.Index, err
+	return link.Index, nil
+}
+
+// dumpRivals adds the contested routes that are not owned, and to indexes the
+// devices that they leave by.
+func (s State) dumpRivals(c *rtnl.Conn, scope Scope, indexes map[string]int) error {
+	if !scope.Contested.Network.IsValid() {
+		return nil
+	}
+	routes, err := c.Routes(unix.AF_INET6, 0)
+	if err != nil {
+		return err
+	}
+	for _, state := range routes {
+		if !scope.contests(state) {
+			continue
+		}
+		dev := "" // of several hops
+		if state.Dev != 0 {
+			if dev, err = linkName(c, state.Dev); err != nil {
+				return err
+			}
+			indexes[dev] = state.Dev
+		}
+		if r := readRival(dev, state); !s.Routes.Has(r) {
+			s.Rivals.Add(r)
+		}
+	}
+	return nil
+}
+
+// contests reports whether a route is, or is a rival of, one to a node's
+// subnet. Those of the kernel itself, as of the node's own subnet, are neither.
+func (s Scope) contests(r rtnl.RouteState) bool {
+	return r.Table == unix.RT_TABLE_MAIN && r.Protocol != unix.RTPROT_KERNEL && r.Metric == 0 && s.Contested.covers(r.Dst)
 }
 
 func (s State) dumpDevice(c *rtnl.Conn, scope Scope, name string) (index int, err error) {
@@ -209,6 +270,9 @@ func readFDB(dev string, n rtnl.NeighState) FDB {
 	return FDB{Dev: dev, MAC: MAC(n.MAC), Dst: n.IP, Port: n.Port, VNI: n.VNI, Via: n.Via, NotPermanent: !permanent(n)}
 }
 
+// layer3 reports whether devices of the kind never have neighbours.
+func layer3(kind string) bool { return kind == "ipip" || kind == kindTun || kind == kindWireGuard }
+
 // readLink turns the kernel's description into a Link.
 func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	out := Link{Name: l.Name, Kind: l.Kind, MTU: l.MTU, Up: l.Up}
@@ -219,7 +283,7 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	if l.Master != 0 {
 		other = append(other, fmt.Sprintf("master #%d", l.Master))
 	}
-	if l.Flags&unix.IFF_NOARP != 0 && l.Kind != "ipip" { // which never has any
+	if l.Flags&unix.IFF_NOARP != 0 && !layer3(l.Kind) {
 		other = append(other, "arp off")
 	}
 	if v := l.Vxlan; v != nil {
@@ -237,8 +301,26 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 		out.Local = t.Local
 		other = append(other, t.Other...)
 	}
+	if t := l.Tun; t != nil {
+		other = append(other, tunOther(*t)...)
+	}
 	out.Other = strings.Join(other, " ")
 	return out, nil
+}
+
+// tunOther names what a wanted TUN device is not.
+func tunOther(t rtnl.TunState) []string {
+	var other []string
+	if t.Tap {
+		other = append(other, "mode tap")
+	}
+	if !t.Persistent {
+		other = append(other, "not persistent")
+	}
+	if t.MultiQueue {
+		other = append(other, "multi_queue")
+	}
+	return other
 }
 
 func linkName(c *rtnl.Conn, index int) (string, error) {
@@ -256,6 +338,19 @@ func readRoute(dev string, r rtnl.RouteState) (Route, bool) {
 	if r.Table != unix.RT_TABLE_MAIN || !plain || r.Protocol == unix.RTPROT_KERNEL {
 		return Route{}, false
 	}
+	return plainRoute(dev, r), true
+}
+
+// readRival turns the kernel's description of any route into a Route.
+func readRival(dev string, r rtnl.RouteState) Route {
+	out := plainRoute(dev, r)
+	if r.Type != unix.RTN_UNICAST {
+		out.Other += fmt.Sprintf("type %d ", r.Type)
+	}
+	return out
+}
+
+func plainRoute(dev string, r rtnl.RouteState) Route {
 	out := Route{
 		Dst: r.Dst, Via: r.Via, Dev: dev, Onlink: r.Onlink, Metric: r.Metric, TOS: r.TOS,
 		Protocol: r.Protocol, LinkScope: r.LinkScope, Src: r.Src, Other: r.Other, Blackhole: r.Blackhole,
@@ -263,5 +358,5 @@ func readRoute(dev string, r rtnl.RouteState) (Route, bool) {
 	if out.Protocol == unix.RTPROT_BOOT {
 		out.Protocol = 0
 	}
-	return out, true
+	return out
 }

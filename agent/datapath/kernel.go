@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap"
 )
 
 // Kernel keeps a picture of what the kernel holds of a scope. The picture is
@@ -102,7 +103,8 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
-// Apply makes the changes and refreshes the picture. A change that the kernel
+// Apply makes the changes and refreshes the picture. It must be called in the
+// network namespace that the Kernel was opened in. A change that the kernel
 // refuses does not stop the others; its error joins all refusals.
 func (k *Kernel) Apply(changes []Change) error {
 	// Links come first in a Diff; what hangs on a new one needs its ifindex.
@@ -136,6 +138,15 @@ func (k *Kernel) applyLinks(changes []Change) error {
 	var errs []error
 	for _, c := range changes {
 		link := c.Entry.(Link)
+		if c.Verb == Add && link.Kind == kindTun {
+			errs = append(errs, k.conn.Do(&b)) // one in its place goes first
+			index, err := k.makeTun(link.Name)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			k.index[link.Name] = index
+		}
 		if c.Verb == Add && link.Underlay != "" {
 			under, err := k.conn.LinkByName(link.Underlay)
 			if err != nil {
@@ -158,10 +169,31 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		}
 		k.index[name] = link.Index
 		if c.Verb == Add {
-			errs = append(errs, quietIPv6(name))
+			errs = append(errs, writeSettings(c.Entry.(Link)))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// kindTun is the driver that makes no devices by netlink.
+const kindTun = "tun"
+
+// kindWireGuard is the driver whose devices have their keys and peers from
+// elsewhere.
+const kindWireGuard = "wireguard"
+
+// makeTun makes a TUN device, which has no address of its own and needs no
+// IPv6 one of the kernel's choice.
+func (k *Kernel) makeTun(name string) (index int, err error) {
+	if err := tuntap.Create(name); err != nil {
+		return 0, err
+	}
+	link, err := k.conn.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	const none = "1" // IN6_ADDR_GEN_MODE_NONE
+	return link.Index, write(Setting{"/proc/sys/net/ipv6/conf/" + name + "/addr_gen_mode", none})
 }
 
 // rivals names the devices that have the VNI of one which was refused for it,
@@ -187,23 +219,36 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 	return errors.Join(errs...)
 }
 
-// RouterAdvertisements is the file that says whether a device listens to router
-// advertisements. Apply writes 0 to that of a device which it makes: what comes
-// through the overlay must not change the node's IPv6 routes (flannel does the
-// same). ok is false in a kernel without IPv6.
-func RouterAdvertisements(dev string) (path string, ok bool) {
-	const folder = "/proc/sys/net/ipv6/conf/"
-	_, err := os.Stat(folder)
-	return folder + dev + "/accept_ra", err == nil
-}
+// Setting is a file under /proc/sys, and what Apply writes to it.
+type Setting struct{ Path, Value string }
 
-func quietIPv6(dev string) error {
-	path, ok := RouterAdvertisements(dev)
-	if !ok {
+// SettingsOf are the settings of a device that Apply makes besides the device.
+// They keep router advertisements that come through the overlay from changing
+// the node's IPv6 routes, as flannel does, and let a device that carries IPv6
+// have it where new devices do not. In a kernel without IPv6 there are none.
+func SettingsOf(l Link) []Setting {
+	const folder = "/proc/sys/net/ipv6/conf/"
+	if _, err := os.Stat(folder); err != nil {
 		return nil
 	}
-	err := os.WriteFile(path, []byte("0"), 0)
-	if errors.Is(err, os.ErrNotExist) { // the device has gone
+	settings := []Setting{{folder + l.Name + "/accept_ra", "0"}}
+	if l.Local.Is6() {
+		settings = append(settings, Setting{folder + l.Name + "/disable_ipv6", "0"})
+	}
+	return settings
+}
+
+func writeSettings(l Link) error {
+	var errs []error
+	for _, s := range SettingsOf(l) {
+		errs = append(errs, write(s))
+	}
+	return errors.Join(errs...)
+}
+
+func write(s Setting) error {
+	err := os.WriteFile(s.Path, []byte(s.Value), 0)
+	if errors.Is(err, os.ErrNotExist) { // the device has gone, or a kernel without IPv6
 		return nil
 	}
 	return err
@@ -317,9 +362,9 @@ func (k *Kernel) ownRoute(state rtnl.RouteState) (Route, bool) {
 	if dev, ours := k.device(state.Dev); ours {
 		return readRoute(dev, state)
 	}
-	if state.Dev == 0 {
+	if state.Blackhole { // which in IPv6 leaves by the loopback device
 		r, ok := readRoute("", state)
-		return r, ok && k.scope.Blackholes.own(r)
+		return r, ok && k.scope.ownHole(r)
 	}
 	if !k.isBare(state.Dev) {
 		return Route{}, false
@@ -337,15 +382,21 @@ func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {
 	if !ours && state.Table == unix.RT_TABLE_MAIN {
 		k.moved()
 	}
+	if k.scope.contests(state) && !(ours && (m.Type == unix.RTM_NEWROUTE || k.state.Routes.Has(r))) {
+		// A rival came or went, or a hop was added to a route of ours or taken
+		// from it: the notification does not say what is left.
+		k.stale = true
+	}
 	if m.Type == unix.RTM_DELROUTE {
 		had := ours && k.state.Routes.Has(r)
 		delete(k.state.Routes, r)
 		return had, nil
 	}
-	if m.Flags&unix.NLM_F_REPLACE != 0 && state.Table == unix.RT_TABLE_MAIN {
+	if (m.Flags&unix.NLM_F_REPLACE != 0 || state.Dst.Addr().Is6()) && state.Table == unix.RT_TABLE_MAIN {
 		key := routeKey{state.Dst, state.Metric, state.TOS}
 		for other := range k.state.Routes {
-			// It took the place of one of ours, or of another of that key.
+			// It took the place of one of ours, or of another of that key, or
+			// stands beside it.
 			k.stale = k.stale || other.key() == key
 		}
 	}

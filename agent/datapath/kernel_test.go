@@ -155,7 +155,7 @@ func TestRefresh(t *testing.T) {
 		"link MTU":                    "ip link set flannel.1 mtu 1300",
 		"link MAC":                    "ip link set flannel.1 address 02:00:00:00:00:55",
 		"link deleted":                "ip link del flannel.1",
-		"link renamed":                "ip link set flannel.1 name flannel.x; ip link del flannel.x",
+		"link renamed":                "ip link set flannel.1 down; ip link set flannel.1 name flannel.x; ip link del flannel.x",
 		"link of another VNI":         "ip link del flannel.1; ip link add flannel.1 type vxlan id 5 dev eth0 dstport 8472",
 		"link of another driver":      "ip link del flannel.1; ip link add flannel.1 type bridge",
 		"link with learning":          "ip link set flannel.1 type vxlan learning",
@@ -222,7 +222,7 @@ func TestLearnedEntriesStay(t *testing.T) {
 func TestErrorsNameTheDevice(t *testing.T) {
 	inNode(t, func(k *Kernel) error {
 		settle(t, k, node(1))
-		sh(t, "ip link set flannel.1 name other.1")
+		sh(t, "ip link set flannel.1 down; ip link set flannel.1 name other.1") // down: before Linux 6.2 none that is up is renamed
 		if _, err := k.Refresh(); err != nil {
 			return err
 		}
@@ -232,7 +232,7 @@ func TestErrorsNameTheDevice(t *testing.T) {
 				t.Errorf("beside a device of the same VNI: %v, not %q", err, want)
 			}
 		}
-		sh(t, "ip link set other.1 name flannel.1")
+		sh(t, "ip link set other.1 name flannel.1; ip link set flannel.1 up")
 		if _, err := k.Refresh(); err != nil {
 			return err
 		}

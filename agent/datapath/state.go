@@ -39,6 +39,10 @@ type State struct {
 	// Routes holds the main table's routes that leave through the devices, the
 	// owned ones of another, and the owned blackholes.
 	Routes Set[Route]
+	// Rivals are IPv6 routes of others (see Scope.Contested). They are removed
+	// where a wanted route has their key, and else let be; no wanted state has
+	// any.
+	Rivals Set[Route]
 }
 
 // NewState returns an empty state.
@@ -49,6 +53,7 @@ func NewState() State {
 		Neighs: map[NeighKey]MAC{},
 		FDB:    Set[FDB]{},
 		Routes: Set[Route]{},
+		Rivals: Set[Route]{},
 	}
 }
 
@@ -98,20 +103,22 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 func (m MAC) hardware() net.HardwareAddr { return net.HardwareAddr(m[:]) }
 
-// Link is a VXLAN or IP-in-IP device.
+// Link is a VXLAN, IP-in-IP, WireGuard or TUN device. A TUN device is persistent: it stays
+// when no process moves its packets.
 type Link struct {
 	Name string
-	// Kind is the driver's name, "vxlan" or "ipip" in every wanted state.
+	// Kind is the driver's name, "vxlan", "ipip", "wireguard" or "tun" in every
+	// wanted state.
 	Kind string
-	// MAC is zero for ipip, which has none.
+	// MAC is that of a vxlan device; the others have none.
 	MAC MAC
 	// MTU in bytes.
 	MTU int
 	Up  bool
 	// Underlay is the name of the device that encapsulated packets leave by;
-	// empty for ipip, whose packets go by the routes.
+	// empty for ipip and wireguard, whose packets go by the routes, and tun.
 	Underlay string
-	// Local is the outer source address.
+	// Local is the outer source address; unset for wireguard and tun.
 	Local netip.Addr
 	// VNI is the 24-bit network identifier, Port the destination UDP port; both
 	// of vxlan alone, as are the next.
@@ -202,8 +209,9 @@ func BlackholeRoute(subnet netip.Prefix) Route {
 	return Route{Dst: subnet, Blackhole: true, Metric: BlackholeMetric}
 }
 
-// routeKey is what the kernel tells routes of one table apart by: a second
-// route of the same key replaces the first, or is appended behind it.
+// routeKey is what the kernel tells IPv4 routes of one table apart by: a second
+// route of the same key replaces the first, or is appended behind it. In IPv6
+// it may also stand beside the first, or be a second hop of it.
 type routeKey struct {
 	dst    netip.Prefix
 	metric int

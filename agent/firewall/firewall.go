@@ -15,7 +15,8 @@ import (
 	"os/exec"
 )
 
-// Config says which rules there are to be.
+// Config says which rules of one address family there are to be: that of
+// Network.
 type Config struct {
 	// Network is the whole overlay, Subnet the node's part of it.
 	Network, Subnet netip.Prefix
@@ -29,7 +30,15 @@ type Config struct {
 	NFTables bool
 }
 
-// Firewall keeps the rules of one network namespace: that of the process.
+func (c Config) family() family {
+	if c.Network.Addr().Is6() {
+		return ipv6
+	}
+	return ipv4
+}
+
+// Firewall keeps the rules of one address family in one network namespace: that
+// of the process.
 type Firewall struct {
 	config       Config
 	rules, other carrier
@@ -54,7 +63,7 @@ type carrier interface {
 // New chooses between iptables and nftables. Without an iptables program it
 // falls back to nftables, which needs none, and says so.
 func New(c Config, log *slog.Logger) *Firewall {
-	ipt, nft := &iptables{config: c}, &nftables{config: c}
+	ipt, nft := &iptables{config: c, family: c.family()}, &nftables{config: c, family: c.family()}
 	if !c.NFTables {
 		err := ipt.available()
 		if err == nil {
@@ -85,10 +94,22 @@ func (f *Firewall) Ensure(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// Remove deletes all rules that either carrier can have made.
+// Remove deletes all rules that either carrier can have made, of both families.
 func Remove(ctx context.Context) error {
+	return errors.Join(remove(ctx, ipv4), remove(ctx, ipv6))
+}
+
+// RemoveIPv6 does so of IPv6 alone, for a network that has it no longer.
+func RemoveIPv6(ctx context.Context) error { return remove(ctx, ipv6) }
+
+// carriers are both, with no rules.
+func carriers(f family) []carrier {
+	return []carrier{&iptables{family: f}, &nftables{family: f}}
+}
+
+func remove(ctx context.Context, f family) error {
 	var errs []error
-	for _, c := range []carrier{&iptables{}, &nftables{}} {
+	for _, c := range carriers(f) {
 		if err := c.remove(ctx); err != nil && !errors.Is(err, exec.ErrNotFound) {
 			errs = append(errs, fmt.Errorf("remove the %s rules: %w", c.name(), err))
 		}

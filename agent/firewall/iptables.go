@@ -15,9 +15,11 @@ import (
 )
 
 // iptables carries the rules by the programs iptables-save and
-// iptables-restore, whichever kernel interface they use.
+// iptables-restore, or ip6tables-save and so on, whichever kernel interface
+// they use.
 type iptables struct {
 	config Config
+	family family
 	// predictable is set when the program knows no --random-fully.
 	predictable bool
 }
@@ -38,7 +40,7 @@ func (i *iptables) chains() []chain {
 func (i *iptables) name() string { return "iptables" }
 
 func (i *iptables) available() error {
-	for _, program := range []string{"iptables-save", "iptables-restore"} {
+	for _, program := range []string{i.family.save, i.family.restore} {
 		if _, err := exec.LookPath(program); err != nil {
 			return err
 		}
@@ -71,7 +73,7 @@ func (i *iptables) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	script := (&iptables{}).script(have)
+	script := (&iptables{family: i.family}).script(have)
 	if script == "" {
 		return nil
 	}
@@ -84,10 +86,10 @@ type saved map[string]map[string][]string
 
 // save reads all tables with one process, or with none on a fresh node.
 func (i *iptables) save(ctx context.Context) (saved, error) {
-	if empty() {
+	if i.family.empty() {
 		return saved{}, nil
 	}
-	out, err := run(ctx, "", "iptables-save")
+	out, err := run(ctx, "", i.family.save)
 	if err != nil {
 		return nil, err
 	}
@@ -111,8 +113,8 @@ func (i *iptables) save(ctx context.Context) (saved, error) {
 
 // empty reports whether neither of iptables' kernel interfaces has a table.
 // Starting a program to be told so is the greater part of a node's start.
-func empty() bool {
-	legacy, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+func (f family) empty() bool {
+	legacy, err := os.ReadFile("/proc/thread-self/net/" + f.tables)
 	if len(legacy) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
@@ -120,7 +122,7 @@ func empty() bool {
 	if err != nil {
 		return false
 	}
-	tables, err := conn.ListTablesOfFamily(nft.TableFamilyIPv4)
+	tables, err := conn.ListTablesOfFamily(f.nft)
 	return err == nil && len(tables) == 0
 }
 
@@ -198,9 +200,9 @@ func (i *iptables) words(c chain, r rule) string {
 
 // restore applies the script in one step a table.
 func (i *iptables) restore(ctx context.Context, script string) error {
-	_, err := run(ctx, script, "iptables-restore", "--noflush", "--wait", "5")
+	_, err := run(ctx, script, i.family.restore, "--noflush", "--wait", "5")
 	if err != nil && (strings.Contains(err.Error(), "unrecognized option") || strings.Contains(err.Error(), "unknown option \"--wait\"")) {
-		_, err = run(ctx, script, "iptables-restore", "--noflush") // before 1.6.2
+		_, err = run(ctx, script, i.family.restore, "--noflush") // before 1.6.2
 	}
 	return err
 }

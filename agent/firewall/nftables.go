@@ -19,14 +19,14 @@ import (
 // the same hook, as it can in iptables: that is how nftables works.
 type nftables struct {
 	config Config
+	family family
 }
-
-// tableName is flannel's, for IPv4.
-const tableName = "flannel-ipv4"
 
 func (n *nftables) name() string { return "nftables" }
 
-func table() *nft.Table { return &nft.Table{Name: tableName, Family: nft.TableFamilyIPv4} }
+func (n *nftables) table() *nft.Table {
+	return &nft.Table{Name: n.family.table, Family: n.family.nft}
+}
 
 // baseChain is one of our chains with its rules.
 type baseChain struct {
@@ -64,7 +64,7 @@ func (n *nftables) ensure(context.Context) (bool, error) {
 		return false, err
 	}
 	// One transaction: first make sure that there is a table to delete.
-	t := table()
+	t := n.table()
 	conn.AddTable(t)
 	conn.DelTable(t)
 	if len(chains) > 0 {
@@ -79,21 +79,21 @@ func (n *nftables) ensure(context.Context) (bool, error) {
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return true, fmt.Errorf("write table %s: %w", tableName, err)
+		return true, fmt.Errorf("write table %s: %w", n.family.table, err)
 	}
 	return true, nil
 }
 
 // intact compares the kernel's table with the wanted one.
 func (n *nftables) intact(conn *nft.Conn, want []baseChain) (bool, error) {
-	t, err := conn.ListTableOfFamily(tableName, nft.TableFamilyIPv4)
+	t, err := conn.ListTableOfFamily(n.family.table, n.family.nft)
 	if errors.Is(err, unix.ENOENT) || err == nil && t == nil {
 		return len(want) == 0, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read table %s: %w", tableName, err)
+		return false, fmt.Errorf("read table %s: %w", n.family.table, err)
 	}
-	present, err := chainsOf(conn)
+	present, err := n.chainsOf(conn)
 	if err != nil || len(want) == 0 || len(present) != len(want) {
 		return false, err
 	}
@@ -121,14 +121,14 @@ func (n *nftables) intact(conn *nft.Conn, want []baseChain) (bool, error) {
 }
 
 // chainsOf returns the chains of our table by name.
-func chainsOf(conn *nft.Conn) (map[string]*nft.Chain, error) {
-	all, err := conn.ListChainsOfTableFamily(nft.TableFamilyIPv4)
+func (n *nftables) chainsOf(conn *nft.Conn) (map[string]*nft.Chain, error) {
+	all, err := conn.ListChainsOfTableFamily(n.family.nft)
 	if err != nil {
-		return nil, fmt.Errorf("read the chains of table %s: %w", tableName, err)
+		return nil, fmt.Errorf("read the chains of table %s: %w", n.family.table, err)
 	}
 	ours := map[string]*nft.Chain{}
 	for _, c := range all {
-		if c.Table.Name == tableName {
+		if c.Table.Name == n.family.table {
 			ours[c.Name] = c
 		}
 	}
@@ -136,16 +136,12 @@ func chainsOf(conn *nft.Conn) (map[string]*nft.Chain, error) {
 }
 
 func (n *nftables) remove(ctx context.Context) error {
-	_, err := (&nftables{}).ensure(ctx)
+	_, err := (&nftables{family: n.family}).ensure(ctx)
 	return err
 }
 
-// Offsets in the IPv4 header (RFC 791) and the register that rules work in.
-const (
-	srcOffset = 12
-	dstOffset = 16
-	register  = 1
-)
+// register is the one that rules work in.
+const register = 1
 
 // exprs spells a rule in the kernel's terms.
 func (n *nftables) exprs(r rule) []expr.Any {
@@ -158,8 +154,8 @@ func (n *nftables) exprs(r rule) []expr.Any {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: mark},
 		)
 	}
-	out = append(out, address(srcOffset, r.src)...)
-	out = append(out, address(dstOffset, r.dst)...)
+	out = append(out, n.family.match(n.family.src, r.src)...)
+	out = append(out, n.family.match(n.family.dst, r.dst)...)
 	switch r.verdict {
 	case accept:
 		out = append(out, &expr.Verdict{Kind: expr.VerdictAccept})
@@ -171,7 +167,8 @@ func (n *nftables) exprs(r rule) []expr.Any {
 	return out
 }
 
-func address(offset uint32, m match) []expr.Any {
+// match compares the address at an offset of the header.
+func (f family) match(offset uint32, m match) []expr.Any {
 	if !m.prefix.IsValid() {
 		return nil
 	}
@@ -180,10 +177,10 @@ func address(offset uint32, m match) []expr.Any {
 		op = expr.CmpOpNeq
 	}
 	return []expr.Any{
-		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size},
 		&expr.Bitwise{
-			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: bytes.Clone(net.CIDRMask(m.prefix.Bits(), 32)), Xor: make([]byte, 4),
+			SourceRegister: register, DestRegister: register, Len: f.size,
+			Mask: bytes.Clone(net.CIDRMask(m.prefix.Bits(), int(f.size)*8)), Xor: make([]byte, f.size),
 		},
 		&expr.Cmp{Op: op, Register: register, Data: m.prefix.Masked().Addr().AsSlice()},
 	}

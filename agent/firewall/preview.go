@@ -14,21 +14,38 @@ import (
 // with its input as a here-document, and runs none of them. There are none
 // where everything is in place.
 func (f *Firewall) Preview(ctx context.Context) ([]string, error) {
+	command, err := f.rules.preview(ctx, f.config)
+	if err != nil {
+		return nil, fmt.Errorf("compare the %s rules: %w", f.rules.name(), err)
+	}
+	removal, err := previewRemoval(ctx, f.other)
+	return append(nonEmpty(command), removal...), err
+}
+
+// PreviewRemoveIPv6 returns the commands of RemoveIPv6 likewise.
+func PreviewRemoveIPv6(ctx context.Context) ([]string, error) {
+	return previewRemoval(ctx, carriers(ipv6)...)
+}
+
+// previewRemoval returns the commands that remove all rules. A program that is
+// not there has none.
+func previewRemoval(ctx context.Context, all ...carrier) ([]string, error) {
 	var out []string
-	for _, p := range []struct {
-		carrier
-		config Config
-	}{{f.rules, f.config}, {f.other, Config{}}} {
-		command, err := p.preview(ctx, p.config)
-		switch {
-		case err != nil && p.carrier == f.other && errors.Is(err, exec.ErrNotFound):
-		case err != nil:
-			return nil, fmt.Errorf("compare the %s rules: %w", p.name(), err)
-		case command != "":
-			out = append(out, command)
+	for _, c := range all {
+		command, err := c.preview(ctx, Config{})
+		if err != nil && !errors.Is(err, exec.ErrNotFound) {
+			return nil, fmt.Errorf("look for %s rules: %w", c.name(), err)
 		}
+		out = append(out, nonEmpty(command)...)
 	}
 	return out, nil
+}
+
+func nonEmpty(command string) []string {
+	if command == "" {
+		return nil
+	}
+	return []string{command}
 }
 
 // hereDocument is a shell command with its input.
@@ -50,7 +67,7 @@ func (i *iptables) preview(ctx context.Context, c Config) (string, error) {
 	if script == "" {
 		return "", nil
 	}
-	return hereDocument("iptables-restore --noflush", script), nil
+	return hereDocument(i.family.restore+" --noflush", script), nil
 }
 
 func (n *nftables) preview(_ context.Context, c Config) (string, error) {
@@ -72,7 +89,7 @@ func (n *nftables) preview(_ context.Context, c Config) (string, error) {
 // script is the transaction of ensure in nft(8)'s words.
 func (n *nftables) script(chains []baseChain) string {
 	var s strings.Builder
-	t := "table ip " + table().Name
+	t := fmt.Sprintf("table %s %s", n.family.word(), n.family.table)
 	fmt.Fprintf(&s, "%s\ndelete %s\n", t, t)
 	if len(chains) == 0 {
 		return s.String()
@@ -106,9 +123,9 @@ func (n *nftables) words(r rule) string {
 		switch {
 		case !m.prefix.IsValid():
 		case m.not:
-			w = append(w, "ip", m.field, "!=", m.prefix.String())
+			w = append(w, n.family.word(), m.field, "!=", m.prefix.String())
 		default:
-			w = append(w, "ip", m.field, m.prefix.String())
+			w = append(w, n.family.word(), m.field, m.prefix.String())
 		}
 	}
 	w = append(w, strings.ToLower(string(r.verdict)))

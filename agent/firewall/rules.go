@@ -52,7 +52,6 @@ func (c Config) masqueradeRules() []rule {
 	if !c.Masquerade {
 		return nil
 	}
-	multicast := netip.MustParsePrefix("224.0.0.0/4")
 	return []rule{
 		// kube-proxy sees to these.
 		{marked: true, verdict: returns},
@@ -62,7 +61,7 @@ func (c Config) masqueradeRules() []rule {
 		// Local pods see those who come from outside.
 		{src: notIn(c.Network), dst: in(c.Subnet), verdict: returns},
 		// Pods that go outside, but for multicast, get the node's address.
-		{src: in(c.Network), dst: notIn(multicast), verdict: masquerade},
+		{src: in(c.Network), dst: notIn(c.family().multicast), verdict: masquerade},
 		// Whoever goes through this node to another's pods is answered by it.
 		{src: notIn(c.Network), dst: in(c.Network), verdict: masquerade},
 	}

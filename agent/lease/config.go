@@ -14,18 +14,54 @@ type Config struct {
 	EnableIPv4, EnableIPv6 bool
 	// EnableNFTables asks for nftables in place of iptables.
 	EnableNFTables bool
-	// Network is what the nodes' subnets are cut from.
+	// Network is what the nodes' IPv4 subnets are cut from; unset in a network
+	// of IPv6 alone, as are the next.
 	Network netip.Prefix
 	// SubnetLen is the prefix length of a node's subnet; SubnetMin and
 	// SubnetMax are the network addresses of the first and last.
 	SubnetLen            int
 	SubnetMin, SubnetMax netip.Addr
-	// IPv6Network is the same in a dual-stack network.
-	IPv6Network netip.Prefix
+	// IPv6Network and so on are the same of IPv6; unset in a network of IPv4
+	// alone.
+	IPv6Network                  netip.Prefix
+	IPv6SubnetLen                int
+	IPv6SubnetMin, IPv6SubnetMax netip.Addr
 	// BackendType is the backend's name in lower case.
 	BackendType string
 	// Backend is the Backend object as it was written.
 	Backend json.RawMessage
+}
+
+// Families returns the network's address families, IPv4 first; there is at
+// least one.
+func (c *Config) Families() []Family {
+	switch {
+	case !c.EnableIPv6:
+		return []Family{IPv4}
+	case !c.EnableIPv4:
+		return []Family{IPv6}
+	}
+	return []Family{IPv4, IPv6}
+}
+
+// Range returns the network of a family; the zero Range where there is none.
+func (c *Config) Range(f Family) Range {
+	if f == IPv4 {
+		return Range{Network: c.Network, Len: c.SubnetLen, Min: c.SubnetMin, Max: c.SubnetMax}
+	}
+	return Range{Network: c.IPv6Network, Len: c.IPv6SubnetLen, Min: c.IPv6SubnetMin, Max: c.IPv6SubnetMax}
+}
+
+// allows reports whether the key is one that Allocate could choose: a subnet of
+// each of the network's families, and of no other.
+func (c *Config) allows(k Key) bool {
+	for _, f := range []Family{IPv4, IPv6} {
+		r := c.Range(f)
+		if r.Network.IsValid() && !r.allows(k.Of(f)) || !r.Network.IsValid() && k.Of(f).IsValid() {
+			return false
+		}
+	}
+	return true
 }
 
 // netConf is the file's form. encoding/json matches keys without regard to
@@ -39,6 +75,9 @@ type netConf struct {
 	SubnetMax      string
 	SubnetLen      int
 	IPv6Network    string
+	IPv6SubnetMin  string
+	IPv6SubnetMax  string
+	IPv6SubnetLen  int
 	Backend        json.RawMessage
 }
 
@@ -59,14 +98,14 @@ func ParseConfig(raw []byte) (*Config, error) {
 	}
 	errs = append(errs, c.backend())
 	if c.EnableIPv4 {
-		errs = append(errs, c.subnets(in))
+		r, err := rules4.read(keys{in.Network, in.SubnetMin, in.SubnetMax, in.SubnetLen})
+		c.Network, c.SubnetLen, c.SubnetMin, c.SubnetMax = r.Network, r.Len, r.Min, r.Max
+		errs = append(errs, err)
 	}
 	if c.EnableIPv6 {
-		p, err := netip.ParsePrefix(in.IPv6Network)
-		if err != nil || !p.Addr().Is6() {
-			errs = append(errs, fmt.Errorf("IPv6Network %q is not an IPv6 network, such as fd00:10:244::/56", in.IPv6Network))
-		}
-		c.IPv6Network = p.Masked()
+		r, err := rules6.read(keys{in.IPv6Network, in.IPv6SubnetMin, in.IPv6SubnetMax, in.IPv6SubnetLen})
+		c.IPv6Network, c.IPv6SubnetLen, c.IPv6SubnetMin, c.IPv6SubnetMax = r.Network, r.Len, r.Min, r.Max
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("check the network configuration: %w", err)
@@ -90,65 +129,4 @@ func (c *Config) backend() error {
 	}
 	c.BackendType = strings.ToLower(b.Type)
 	return nil
-}
-
-// subnets fills and checks the IPv4 fields by flannel's rules.
-func (c *Config) subnets(in netConf) error {
-	if in.Network == "" {
-		return errors.New("field Network is missing: an IPv4 network, such as 10.244.0.0/16")
-	}
-	network, err := netip.ParsePrefix(in.Network)
-	if err != nil || !network.Addr().Is4() {
-		return fmt.Errorf("field Network %q is not an IPv4 network, such as 10.244.0.0/16", in.Network)
-	}
-	c.Network = network.Masked()
-	bits := c.Network.Bits()
-	switch {
-	case in.SubnetLen > 30:
-		return fmt.Errorf("SubnetLen %d: SubnetLen must be less than /31", in.SubnetLen)
-	case in.SubnetLen > 0 && in.SubnetLen < bits+2, in.SubnetLen < 0:
-		return fmt.Errorf("SubnetLen %d: network %s must be able to accommodate at least four subnets", in.SubnetLen, c.Network)
-	case in.SubnetLen > 0:
-		c.SubnetLen = in.SubnetLen
-	case bits > 28:
-		return fmt.Errorf("network %s is too small. Minimum useful network prefix is /28", c.Network)
-	case bits <= 22:
-		c.SubnetLen = 24
-	default:
-		c.SubnetLen = bits + 2
-	}
-	size := uint64(1) << (32 - c.SubnetLen)
-	// The first subnet is left out: its address is that of the network.
-	c.SubnetMin = fromInt(toInt(c.Network.Addr()) + size)
-	c.SubnetMax = fromInt(toInt(c.Network.Addr()) + uint64(1)<<(32-bits) - size)
-	var errs []error
-	errs = append(errs, c.bound("SubnetMin", in.SubnetMin, &c.SubnetMin), c.bound("SubnetMax", in.SubnetMax, &c.SubnetMax))
-	if c.SubnetMax.Less(c.SubnetMin) {
-		errs = append(errs, fmt.Errorf("SubnetMin %s is above SubnetMax %s: no subnet is left", c.SubnetMin, c.SubnetMax))
-	}
-	return errors.Join(errs...)
-}
-
-// bound reads SubnetMin or SubnetMax, if given.
-func (c *Config) bound(name string, value string, out *netip.Addr) error {
-	if value == "" {
-		return nil
-	}
-	a, err := netip.ParseAddr(value)
-	switch {
-	case err != nil || !a.Is4():
-		return fmt.Errorf("%s %q is not an IPv4 address", name, value)
-	case !c.Network.Contains(a):
-		return fmt.Errorf("%s is not in the range of the Network: %s is outside %s", name, a, c.Network)
-	case netip.PrefixFrom(a, c.SubnetLen).Masked().Addr() != a:
-		return fmt.Errorf("%s is not on a SubnetLen boundary: %s", name, a)
-	}
-	*out = a
-	return nil
-}
-
-// allows reports whether the subnet is one that Allocate could choose.
-func (c *Config) allows(p netip.Prefix) bool {
-	return p.IsValid() && p.Bits() == c.SubnetLen && p.Masked() == p &&
-		!p.Addr().Less(c.SubnetMin) && !c.SubnetMax.Less(p.Addr())
 }

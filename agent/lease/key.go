@@ -18,6 +18,11 @@ type Key struct {
 	Subnet6 netip.Prefix
 }
 
+// Overlaps reports whether two keys have addresses of some family in common.
+func (k Key) Overlaps(other Key) bool {
+	return k.Subnet.Overlaps(other.Subnet) || k.Subnet6.Overlaps(other.Subnet6)
+}
+
 // String returns flannel's spelling: "10.244.1.0-24", and with two families
 // "10.244.1.0-24&fd00:1::-64".
 func (k Key) String() string {
@@ -58,6 +63,11 @@ func parseKey(s string) (k Key, err error) {
 		if !dual {
 			return Key{}, errors.New("it covers every address")
 		}
+	}
+	// One subnet must not be two keys: the agent writes and deletes by this
+	// spelling, which is also the one that flannel writes.
+	if k.String() != s {
+		return Key{}, fmt.Errorf("its spelling is %s", k)
 	}
 	return k, nil
 }

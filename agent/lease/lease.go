@@ -4,6 +4,7 @@
 package lease
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,13 +19,14 @@ const TTL = 24 * time.Hour
 
 // Attrs is the value of a lease, in flannel's JSON (pkg/lease/lease.go).
 type Attrs struct {
-	// PublicIP is where the node's peers send encapsulated packets.
+	// PublicIP is where the node's peers send encapsulated packets; 0.0.0.0 in
+	// the JSON, and unset here, of a node with IPv6 alone.
 	PublicIP netip.Addr
-	// PublicIPv6 is the same of a dual-stack node; null where there is none.
+	// PublicIPv6 is the same for packets over IPv6; null where there is none.
 	PublicIPv6 netip.Addr
 	// BackendType is the backend's lower-case name; empty in a reservation.
 	BackendType string
-	// BackendData and BackendV6Data are the backend's own.
+	// BackendData and BackendV6Data are the backend's own, one for each family.
 	BackendData, BackendV6Data json.RawMessage
 }
 
@@ -66,12 +68,17 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 		out.PublicIP, err = netip.ParseAddr(in.PublicIP)
 		if err != nil || !out.PublicIP.Is4() {
 			errs = append(errs, fmt.Errorf("PublicIP %q is not an IPv4 address", in.PublicIP))
+		} else if out.PublicIP.IsUnspecified() {
+			out.PublicIP = netip.Addr{}
+		}
+		if out.PublicIP == netip.IPv4Unspecified() {
+			out.PublicIP = netip.Addr{} // how flannel writes that there is none
 		}
 	}
 	if in.PublicIPv6 != nil && *in.PublicIPv6 != "" {
 		var err error
 		out.PublicIPv6, err = netip.ParseAddr(*in.PublicIPv6)
-		if err != nil || !out.PublicIPv6.Is6() {
+		if err != nil || !out.PublicIPv6.Is6() || out.PublicIPv6.Zone() != "" {
 			errs = append(errs, fmt.Errorf("PublicIPv6 %q is not an IPv6 address", *in.PublicIPv6))
 		}
 	}
@@ -80,6 +87,18 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 	}
 	*a = out
 	return nil
+}
+
+// Shown returns what is published where others than the node's own addresses
+// are to be; those that are unset leave the node's.
+func (a Attrs) Shown(v4, v6 netip.Addr) Attrs {
+	if v4.IsValid() && a.PublicIP.IsValid() {
+		a.PublicIP = v4
+	}
+	if v6.IsValid() && a.PublicIPv6.IsValid() {
+		a.PublicIPv6 = v6
+	}
+	return a
 }
 
 // Equal reports whether two values say the same, whatever their spelling.
@@ -94,7 +113,9 @@ func sameJSON(a, b json.RawMessage) bool {
 	}
 	canonical := func(raw json.RawMessage) string {
 		var v any
-		if json.Unmarshal(raw, &v) != nil {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.UseNumber() // a number may be more than a float64 holds
+		if d.Decode(&v) != nil || d.More() {
 			return "invalid " + string(raw)
 		}
 		out, _ := json.Marshal(v) // what was unmarshalled can be marshalled
@@ -143,8 +164,8 @@ func (s Snapshot) Find(k Key) (Lease, bool) {
 type Claim struct {
 	Config *Config
 	Attrs  Attrs
-	// Previous is the subnet that the node had before, if it remembers one.
-	Previous netip.Prefix
+	// Previous are the subnets that the node had before, as far as it remembers.
+	Previous Key
 	// Expires says that the node had it by a lease that expires. A key without
 	// one is then not a reservation: somebody has written over it.
 	Expires bool
@@ -158,6 +179,9 @@ type Grant struct {
 	// Replaced is the value that the key had before, where it was another
 	// node's or an earlier one of this node.
 	Replaced *Attrs
+	// Bound says that the store ties the subnet to this node, so that no other
+	// can come to have it: whatever else the key's value says is a mistake.
+	Bound bool
 }
 
 // A Store is where leases live.
@@ -166,7 +190,7 @@ type Store interface {
 	// ErrNoConfig where there is none yet.
 	NetConf(ctx context.Context) ([]byte, error)
 	// Acquire publishes the node's attributes under a subnet of its own: the
-	// one that it holds already, or one reserved for its PublicIP, or its
+	// one that it holds already, or one reserved for its Identity, or its
 	// previous one, or a free one. It tries again when another node wins the
 	// same subnet.
 	Acquire(ctx context.Context, c Claim) (Grant, error)

@@ -18,13 +18,14 @@ func TestAttrs(t *testing.T) {
 		`{"PublicIP":"172.16.1.3"}`:            `{"PublicIP":"172.16.1.3","PublicIPv6":null}`,
 		`{"publicip":"172.16.1.3","More":[1]}`: `{"PublicIP":"172.16.1.3","PublicIPv6":null}`,
 		`{}`:                                   `{"PublicIP":"0.0.0.0","PublicIPv6":null}`,
-		`{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`:    `{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`,
-		`{"PublicIP":"172.16.1.3","BackendV6Data":{"VNI":1}}`: `{"PublicIP":"172.16.1.3","PublicIPv6":null,"BackendV6Data":{"VNI":1}}`,
-		`{"PublicIP":"172.16.1.3","PublicIPv6":"172.16.1.3"}`: "PublicIPv6",
-		`{"PublicIP":"fd00::1"}`:                              "PublicIP",
-		`{"PublicIP":7}`:                                      "cannot unmarshal",
-		`{"PublicIP":`:                                        "unexpected end",
-		`[]`:                                                  "cannot unmarshal",
+		`{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`:      `{"PublicIP":"172.16.1.3","PublicIPv6":"fd00::1"}`,
+		`{"PublicIP":"172.16.1.3","BackendV6Data":{"VNI":1}}`:   `{"PublicIP":"172.16.1.3","PublicIPv6":null,"BackendV6Data":{"VNI":1}}`,
+		`{"PublicIP":"172.16.1.3","PublicIPv6":"172.16.1.3"}`:   "PublicIPv6",
+		`{"PublicIP":"172.16.1.3","PublicIPv6":"fe80::1%eth0"}`: "PublicIPv6",
+		`{"PublicIP":"fd00::1"}`:                                "PublicIP",
+		`{"PublicIP":7}`:                                        "cannot unmarshal",
+		`{"PublicIP":`:                                          "unexpected end",
+		`[]`:                                                    "cannot unmarshal",
 	} {
 		var a Attrs
 		got := ""
@@ -80,6 +81,9 @@ func TestParseKey(t *testing.T) {
 		"10.244.1.0-24&10.244.2.0-24":     {},
 		"10.244.1.0-24&fc00::1-64":        {},
 		"10.244.1.0-24&fc00::-64&fc01::1": {},
+		"10.244.1.0-024":                  {},
+		"10.244.1.0-24&FC00::-64":         {},
+		"10.244.1.0-24&fc00:0::-64":       {},
 	} {
 		got, err := ParseKey(in)
 		if got != want || (err == nil) != (want != Key{}) {
@@ -89,19 +93,6 @@ func TestParseKey(t *testing.T) {
 			t.Errorf("%q is spelled %q", in, got)
 		}
 	}
-}
-
-func FuzzParseKey(f *testing.F) {
-	f.Add("10.5.70.0-24&fc00:5:0:5f::-64")
-	f.Fuzz(func(t *testing.T, s string) {
-		k, err := ParseKey(s)
-		if err != nil {
-			return
-		}
-		if again, err := ParseKey(k.String()); err != nil || again != k {
-			t.Errorf("%q: %+v is spelled %q, which is %+v (%v)", s, k, k, again, err)
-		}
-	})
 }
 
 func TestParseConfig(t *testing.T) {
@@ -132,7 +123,7 @@ func TestParseConfig(t *testing.T) {
 		`{"Network":"10.5.0.0/16","Backend":{"VNI":1}}`:                                         {err: "field Backend has no Type"},
 		`{"Network":"10.5.0.0/16","Backend":[]}`:                                                {err: "field Backend: json"},
 		`{"EnableIPv4":false,` + vxlan + `}`:                                                    {err: "no address family is left"},
-		`{"Network":"10.5.0.0/16","EnableIPv6":true,` + vxlan + `}`:                             {err: `IPv6Network "" is not an IPv6 network`},
+		`{"Network":"10.5.0.0/16","EnableIPv6":true,` + vxlan + `}`:                             {err: `field IPv6Network is missing: an IPv6 network`},
 		`{"Network":"10.5.0.0/40",` + vxlan + `}`:                                               {err: `"10.5.0.0/40" is not`},
 		`{"Network":"10.5.0.0/16"`:                                                              {err: "unexpected end of JSON"},
 	}
@@ -152,25 +143,6 @@ func TestParseConfig(t *testing.T) {
 	if c, err := ParseConfig([]byte(`{"Network":"10.5.0.0/16"}`)); err != nil || c.BackendType != "udp" {
 		t.Errorf("without a Backend: %+v, %v", c, err)
 	}
-}
-
-func FuzzParseConfig(f *testing.F) {
-	f.Add([]byte(`{"Network":"10.5.0.0/16","SubnetMin":"10.5.7.0","Backend":{"Type":"vxlan"}}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		c, err := ParseConfig(raw)
-		if err != nil || !c.EnableIPv4 {
-			return
-		}
-		got, err := Allocate(Claim{Config: c}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range got {
-			if !c.Network.Overlaps(p) || !c.allows(p) {
-				t.Errorf("%s of %s", p, c.Network)
-			}
-		}
-	})
 }
 
 func TestAllocate(t *testing.T) {
@@ -194,10 +166,10 @@ func TestAllocate(t *testing.T) {
 		"previous is not allowed": {previous: prefix("10.5.20.0/24"), want: "10.5.10.0/24 10.5.11.0/24 10.5.12.0/24 10.5.13.0/24"},
 		"all taken":               {leases: []Lease{lease("10.5.0.0/16")}, want: "out of subnets: every /24 from 10.5.10.0 to 10.5.13.0 is taken"},
 	} {
-		subnets, err := Allocate(Claim{Config: config, Previous: tt.previous}, tt.leases)
+		subnets, err := Allocate(Claim{Config: config, Previous: Key{Subnet: tt.previous}}, tt.leases)
 		var got []string
 		for _, s := range subnets {
-			got = append(got, s.String())
+			got = append(got, s.Subnet.String())
 		}
 		if err != nil {
 			got = []string{err.Error()}
@@ -210,7 +182,7 @@ func TestAllocate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if subnets, err := Allocate(Claim{Config: wide}, nil); err != nil || len(subnets) != candidates || subnets[0] != prefix("10.0.1.0/24") {
+	if subnets, err := Allocate(Claim{Config: wide}, nil); err != nil || len(subnets) != candidates || subnets[0] != (Key{Subnet: prefix("10.0.1.0/24")}) {
 		t.Errorf("%d candidates from %v (%v)", len(subnets), subnets[0], err)
 	}
 }
@@ -228,7 +200,7 @@ func TestOwn(t *testing.T) {
 		lease("10.5.1.0/24", other), lease("10.5.2.0/24", mine), lease("10.5.3.0/24", mine), lease("10.6.3.0/24", mine), lease("10.5.4.0/25", mine),
 	}
 	for previous, want := range map[string]string{"10.5.3.0/24": "10.5.3.0-24", "10.5.1.0/24": "10.5.2.0-24"} {
-		own, stale := Own(Claim{Config: config, Attrs: Attrs{PublicIP: mine}, Previous: prefix(previous)}, leases)
+		own, stale := Own(Claim{Config: config, Attrs: Attrs{PublicIP: mine}, Previous: Key{Subnet: prefix(previous)}}, leases)
 		if own == nil || own.Key.String() != want || len(stale) != 2 {
 			t.Errorf("previous %s: own %v, stale %v", previous, own, stale)
 		}

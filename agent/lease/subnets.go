@@ -12,9 +12,10 @@ type Subnets struct {
 	taken   occupied
 }
 
-// NewSubnets returns an empty set for the configuration's Network.
-func NewSubnets(c *Config) *Subnets {
-	return &Subnets{network: c.Network, taken: newOccupied(c.SubnetLen)}
+// NewSubnets returns an empty set for the configuration's network of a family.
+func NewSubnets(c *Config, f Family) *Subnets {
+	r := c.Range(f)
+	return &Subnets{network: r.Network, taken: newOccupied(r.Len)}
 }
 
 // Take enters a subnet. Its error says that it lies outside the Network, or
@@ -30,12 +31,13 @@ func (s *Subnets) Take(p netip.Prefix) error {
 	return nil
 }
 
-// OrdinaryFirst returns the leases in their order, but those of the
-// configuration's SubnetLen before all others: where two overlap, the other is
-// what somebody wrote by hand.
-func OrdinaryFirst(c *Config, leases []Lease) []Lease {
+// OrdinaryFirst returns the leases in their order, but those whose subnet of a
+// family has the configuration's length before all others: where two overlap,
+// the other is what somebody wrote by hand.
+func OrdinaryFirst(c *Config, f Family, leases []Lease) []Lease {
+	length := c.Range(f).Len
 	rank := func(l Lease) int {
-		if l.Key.Subnet.Bits() == c.SubnetLen {
+		if l.Key.Of(f).Bits() == length {
 			return 0
 		}
 		return 1

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlab/overlab/agent/lease"
 	"github.com/overlab/overlab/internal/nstest"
 	"github.com/overlab/overlab/internal/rtnl"
 )
@@ -17,6 +18,8 @@ func TestMain(m *testing.M) { nstest.Main(m) }
 func addr(s string, flags uint32) rtnl.AddrState {
 	return rtnl.AddrState{Address: netip.MustParsePrefix(s), Flags: flags}
 }
+
+var only4 = []lease.Family{lease.IPv4}
 
 const permanent = unix.IFA_F_PERMANENT
 
@@ -33,7 +36,7 @@ func facts() Facts {
 			}},
 			{Name: "empty0", Index: 4, MTU: 1500},
 		},
-		DefaultDev: 2,
+		DefaultDev: map[lease.Family]int{lease.IPv4: 2},
 		RouteTo: func(a netip.Addr) (int, netip.Addr, error) {
 			if a == netip.MustParseAddr("172.28.1.99") {
 				return 3, netip.MustParseAddr("172.28.1.7"), nil
@@ -75,9 +78,9 @@ func TestSelect(t *testing.T) {
 	for name, tt := range tests {
 		f := facts()
 		if tt.noDefault {
-			f.DefaultDev = 0
+			f.DefaultDev = nil
 		}
-		u, err := Select(f, tt.o)
+		u, err := Select(f, only4, tt.o)
 		switch {
 		case tt.err != "":
 			if err == nil || !strings.Contains(err.Error(), tt.err) {
@@ -89,7 +92,7 @@ func TestSelect(t *testing.T) {
 			t.Errorf("%s: %+v", name, u)
 		}
 	}
-	u, err := Select(facts(), Options{Iface: []string{"enp0s8"}, PublicIP: ip("203.0.113.7")})
+	u, err := Select(facts(), only4, Options{Iface: []string{"enp0s8"}, PublicIP: ip("203.0.113.7")})
 	if err != nil || u.Address.String() != "172.28.1.8" || u.PublicIP.String() != "203.0.113.7" || u.MTU != 1400 {
 		t.Errorf("a public address besides: %+v, %v", u, err)
 	}
@@ -116,7 +119,7 @@ func TestRead(t *testing.T) {
 			return err
 		}
 		for _, o := range []Options{{}, {CanReach: netip.MustParseAddr("192.0.2.1")}, {IfaceRegex: []string{"172"}}} {
-			if u, err := Select(f, o); err != nil || u.Name != "eth0" || u.Address.String() != "172.16.1.8" || u.MTU != 1400 {
+			if u, err := Select(f, only4, o); err != nil || u.Name != "eth0" || u.Address.String() != "172.16.1.8" || u.MTU != 1400 {
 				t.Errorf("%+v: %+v, %v", o, u, err)
 			}
 		}

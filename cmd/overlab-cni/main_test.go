@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,7 +12,9 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	nft "github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -36,7 +39,7 @@ const conflist = `{
   "cniVersion": "%s",
   "plugins": [{
     "type": "overlab-cni",
-    "capabilities": {"mac": true, "ips": true},
+    "capabilities": {"mac": true, "ips": true, "portMappings": true},
     "subnetFile": "%[2]s/subnet.env",
     "dataDir": "%[2]s/flannel",
     "ipam": {"dataDir": "%[2]s/networks"},
@@ -71,11 +74,12 @@ func setup(t testing.TB, version string) (node *netns.Set, cni *libcni.CNIConfig
 		t.Fatal(err)
 	}
 	return node, libcni.NewCNIConfigWithCacheDir([]string{bin}, t.TempDir(), nil), list, &libcni.RuntimeConf{
-		ContainerID:    "0dc487cc6e4f",
-		NetNS:          fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), pod.Net),
-		IfName:         "eth0",
-		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "ubuntu-1"}},
-		CapabilityArgs: map[string]any{"mac": "4a:60:9c:0a:01:60", "ips": []string{"10.244.1.96/24"}},
+		ContainerID: "0dc487cc6e4f",
+		NetNS:       fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), pod.Net),
+		IfName:      "eth0",
+		Args:        [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "ubuntu-1"}},
+		CapabilityArgs: map[string]any{"mac": "4a:60:9c:0a:01:60", "ips": []string{"10.244.1.96/24"},
+			"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}},
 	}
 }
 
@@ -115,6 +119,13 @@ func TestThroughARuntime(t *testing.T) {
 					t.Errorf("CHECK with the bridge down: %v", err)
 				}
 				if version == "1.1.0" {
+					var status *types.Error
+					if err := cni.GetStatusNetworkList(ctx, list); !errors.As(err, &status) || status.Code != 51 {
+						t.Errorf("STATUS with the bridge down: %v", err)
+					}
+					if err := netlink.LinkSetUp(br); err != nil {
+						return err
+					}
 					if err := cni.GetStatusNetworkList(ctx, list); err != nil {
 						return err
 					}
@@ -126,7 +137,18 @@ func TestThroughARuntime(t *testing.T) {
 					return err
 				}
 				rt.NetNS = ""
-				return cni.DelNetworkList(ctx, list, rt)
+				if err := cni.DelNetworkList(ctx, list, rt); err != nil {
+					return err
+				}
+				left, err := nft.New()
+				if err != nil {
+					return err
+				}
+				tables, err := left.ListTables()
+				if len(tables) > 0 {
+					t.Errorf("after DEL there is the table %s", tables[0].Name)
+				}
+				return err
 			})
 			if err != nil {
 				t.Error(err)

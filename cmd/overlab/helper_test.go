@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,9 @@ const (
 	helperNoNamespaces = "no-namespaces"
 	// helperWait says ready and waits to be killed.
 	helperWait = "wait"
+	// helperServe says ready, and to each who connects to TCP port args[0]
+	// from which address that is.
+	helperServe = "serve"
 )
 
 func runHelper(name string, args []string) int {
@@ -39,6 +43,8 @@ func runHelper(name string, args []string) int {
 	case helperWait:
 		fmt.Println("ready")
 		err = unix.Pause()
+	case helperServe:
+		err = serve(args[0])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "helper:", err)
@@ -61,6 +67,22 @@ func (o *overlab) helper(name string, flags uintptr, uid int, args ...string) *e
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getgid(), Size: 1}}
 	}
 	return cmd
+}
+
+func serve(port string) error {
+	ln, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c, "seen as %s\n", c.RemoteAddr().(*net.TCPAddr).IP)
+		c.Close()
+	}
 }
 
 func fullDisk(dir, options string, argv []string) (int, error) {

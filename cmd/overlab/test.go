@@ -28,6 +28,7 @@ type testFlags struct {
 	evidence string
 	list     bool
 	scale    float64
+	outage   time.Duration
 	frames   int
 	output   *format
 }
@@ -39,23 +40,27 @@ func (c command) test() *cobra.Command {
 		Short: "Judge a running lab by the conformance catalogue",
 		Long: `Test runs the conformance checks against a running lab and prints a verdict for
 each, with its evidence: numbers, frames, dumps. CHECK is a regular expression
-that an identifier begins with: TTL, WF-0[12].
+that an identifier begins with: TTL, WF-0[12]. Without one the core checks run,
+and with --level=C,E the extended ones too, which take agents, links and the
+store away for seconds.
 
 It exits with 0 if all passed, 1 if a check failed, 2 if the lab or the usage is
 broken, and 3 if nothing ran or all was inconclusive.`,
 		Example: `  overlab test
   overlab test TTL MTU --evidence /tmp/report
+  overlab test RS --outage 30s
   overlab test -o json > report.json`,
 		ValidArgsFunction: completeChecks,
 	}
 	c.nameFlag(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
-	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C, or every level of the checks named)")
 	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
 	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
+	flags.DurationVar(&f.outage, "outage", suite.DefaultTimeouts().Outage, "for how long checks take away what the lab must do without, as the store")
 	flags.IntVar(&f.frames, "frames", 0, "how many captured packets to show (-1: all)")
 	f.output = outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -89,6 +94,9 @@ func (f *testFlags) selection(only []string) suite.Selection {
 	for _, l := range f.levels {
 		s.Levels = append(s.Levels, suite.Level(l))
 	}
+	if len(only) == 0 && len(f.levels) == 0 {
+		s.Levels = []suite.Level{suite.Core}
+	}
 	return s
 }
 
@@ -96,7 +104,7 @@ func (f *testFlags) selection(only []string) suite.Selection {
 // be entered, and fetches the evidence that it leaves in the state folder.
 func (c command) testInside(ctx context.Context, lab topology.Joiner, status topology.Lab, f testFlags, checks []string) error {
 	argv := []string{netns.Self, "test", "-o", f.output.value,
-		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames)}
+		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage)}
 	for name, values := range map[string][]string{"skip": f.skip, "level": f.levels, "profile": f.profiles} {
 		for _, v := range values {
 			argv = append(argv, "--"+name+"="+v)
@@ -159,7 +167,11 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 	if f.scale <= 0 {
 		return fmt.Errorf("--timeout-scale=%g: it must be above 0", f.scale)
 	}
+	if f.outage <= 0 {
+		return fmt.Errorf("--outage=%v: it must be above 0", f.outage)
+	}
 	o := suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale)}
+	o.Timeouts.Outage = f.outage
 	list, err := s.Select(selection)
 	if err != nil {
 		return err

@@ -74,6 +74,49 @@ func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
 	return leases, errors.Join(errs...)
 }
 
+// Put writes a lease that never expires, as a node that is programmed by hand
+// would: its Key names it, with the backend's data for vxlan.
+func Put(ctx context.Context, lab topology.Lab, l Lease) error {
+	v := map[string]any{"PublicIP": l.PublicIP, "PublicIPv6": nil, "BackendType": l.BackendType}
+	if l.BackendType == "vxlan" {
+		v["BackendData"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC}
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write lease %s: %w", l.Key, err)
+	}
+	return change(lab, "write lease "+l.Key, func(c *clientv3.Client, prefix string) error {
+		_, err := c.Put(ctx, prefix+l.Key, string(data))
+		return err
+	})
+}
+
+// Delete takes a lease from the store; that there is none is no error.
+func Delete(ctx context.Context, lab topology.Lab, key string) error {
+	return change(lab, "delete lease "+key, func(c *clientv3.Client, prefix string) error {
+		_, err := c.Delete(ctx, prefix+key)
+		return err
+	})
+}
+
+func change(lab topology.Lab, what string, do func(c *clientv3.Client, prefix string) error) error {
+	plan := lab.Plan()
+	if plan.Store.Type != "etcd" {
+		return fmt.Errorf("%s: the store is %q, not etcd", what, plan.Store.Type)
+	}
+	c, err := connect(lab, plan)
+	if err == nil {
+		err = errors.Join(do(c, plan.Store.Prefix+"/subnets/"), c.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// Key is the last part of the key of an IPv4 subnet's lease.
+func Key(subnet netip.Prefix) string { return strings.Replace(subnet.String(), "/", "-", 1) }
+
 func connect(lab topology.Lab, plan *topology.Plan) (*clientv3.Client, error) {
 	node := plan.Node(plan.Store.Node)
 	if node == nil {

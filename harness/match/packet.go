@@ -51,6 +51,24 @@ func BeIPIP(src, dst netip.Addr) Explainer {
 	}
 }
 
+// BeWireGuard matches a capture.Packet that is a message of WireGuard, of any
+// type, between these outer addresses and to this port.
+func BeWireGuard(src, dst netip.Addr, port int) Explainer {
+	return of[capture.Packet]{
+		expected: fmt.Sprintf("WireGuard %s > %s.%d", src, dst, port),
+		ok: func(p *capture.Packet) bool {
+			m, ok := p.WireGuard()
+			return ok && m.Valid() && p.IP.Src == src && p.IP.Dst == dst && int(p.UDP.Dst) == port
+		},
+		seen: func(p *capture.Packet) string {
+			if m, ok := p.WireGuard(); ok && int(p.UDP.Dst) == port && p.IP.Src == src && p.IP.Dst == dst {
+				return m.String()
+			}
+			return brief(p)
+		},
+	}
+}
+
 // HaveNextHop matches a capture.Packet whose outermost Ethernet destination is
 // this address: who the frame goes to, whatever is in it.
 func HaveNextHop(mac topology.MAC) Explainer {

@@ -27,6 +27,7 @@ type Session struct {
 	pings *pinger
 	state *dumper
 	echo  *echoes
+	flows *flows
 }
 
 // Open opens a session. The error wraps ErrNotLocal where the namespace
@@ -50,7 +51,10 @@ func Open(ctx context.Context, ns topology.Namespace) (*Session, error) {
 		if s.state, err = newDumper(); err != nil {
 			return err
 		}
-		s.echo, err = newEchoes(local)
+		if s.echo, err = newEchoes(local); err != nil {
+			return err
+		}
+		s.flows, err = newFlows()
 		return err
 	})
 	if err != nil {
@@ -58,6 +62,7 @@ func Open(ctx context.Context, ns topology.Namespace) (*Session, error) {
 	}
 	s.pings.start()
 	s.echo.start()
+	s.flows.start()
 	return s, nil
 }
 
@@ -75,6 +80,9 @@ func (s *Session) Close() error {
 	}
 	if s.echo != nil {
 		errs = append(errs, s.echo.close())
+	}
+	if s.flows != nil {
+		errs = append(errs, s.flows.close())
 	}
 	return errors.Join(errs...)
 }

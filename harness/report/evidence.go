@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/suite"
 )
@@ -55,7 +57,11 @@ func Pcapng(w io.Writer, r *suite.Results) error {
 		return err
 	}
 	for _, f := range r.Frames {
-		if err := out.Write(f.Captured, strings.Join(f.Checks, " "), "uuid="+f.Probe.String()); err != nil {
+		comments := []string{strings.Join(f.Checks, " ")}
+		if f.Probe != uuid.Nil { // which an encrypted frame does not show
+			comments = append(comments, "uuid="+f.Probe.String())
+		}
+		if err := out.Write(f.Captured, comments...); err != nil {
 			return err
 		}
 	}

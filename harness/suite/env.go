@@ -2,6 +2,7 @@ package suite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -27,6 +28,13 @@ type Env struct {
 	findings []Finding
 	more     int
 	frames   []int
+	restores []restore
+}
+
+// restore puts back one thing that a check changes.
+type restore struct {
+	what string
+	do   func(context.Context) error
 }
 
 // Lab returns the lab.
@@ -75,6 +83,32 @@ func (e *Env) Evidence(format string, args ...any) {
 	if !e.sealed {
 		e.evidence = fmt.Sprintf(format, args...)
 	}
+}
+
+// Restore registers what puts back a change, before it is made; what says what
+// will be as it was, as "node-1's agent". It runs when the check is over,
+// however it ended, also when the run was interrupted; those registered last
+// run first. An error makes a pass inconclusive: what comes after may be judged
+// by a lab that is not whole.
+func (e *Env) Restore(what string, do func(context.Context) error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.restores = append(e.restores, restore{what, do})
+}
+
+// putBack runs what was registered.
+func (e *Env) putBack(ctx context.Context) error {
+	e.mu.Lock()
+	restores := e.restores
+	e.restores = nil
+	e.mu.Unlock()
+	var errs []error
+	for _, r := range slices.Backward(restores) {
+		if err := r.do(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s is not as before the check: %w", r.what, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // maxFindings is how many findings a result holds: at scale one fault shows

@@ -39,6 +39,8 @@ const (
 	HostGW Feature = "host-gw backend"
 	// IPIP: the backend is ipip, and takes every packet between nodes.
 	IPIP Feature = "ipip backend without DirectRouting"
+	// WireGuard: the backend is wireguard.
+	WireGuard Feature = "wireguard backend"
 	// DirectRouting: the backend is vxlan, and leaves it out on one segment.
 	DirectRouting Feature = "vxlan backend with DirectRouting"
 	// SegmentPeers: two nodes with pods have their agents' interfaces on one
@@ -52,6 +54,19 @@ const (
 // agent of one node. RestartAgent returns when the new one is ready.
 type AgentRestarter interface {
 	RestartAgent(ctx context.Context, node string) error
+}
+
+// AgentHolder is what a Lab also is when it can keep the agent of one node
+// ended for a while. HoldAgent kills it and returns when it is gone; release
+// returns when the next one is ready. A harness that ends releases it too.
+type AgentHolder interface {
+	HoldAgent(ctx context.Context, node string) (release func(context.Context) error, err error)
+}
+
+// StoreHolder is what a Lab also is when it can keep its store ended for a
+// while, as AgentHolder keeps an agent. The store's data stay.
+type StoreHolder interface {
+	HoldStore(ctx context.Context) (release func(context.Context) error, err error)
 }
 
 // Features returns what a plan offers.
@@ -86,6 +101,7 @@ func Features(p *topology.Plan) []Feature {
 		{Connects, b.Connects()},
 		{HostGW, b.Type == "host-gw"},
 		{IPIP, b.Type == "ipip" && !b.DirectRouting},
+		{WireGuard, b.Type == "wireguard"},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
 		{EtcdStore, p.Store.Type == "etcd"},

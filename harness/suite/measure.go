@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -139,9 +140,14 @@ type Capture struct {
 // Find returns the frames seen at a point, in a direction, that carry an
 // identifier.
 func (c *Capture) Find(at Point, d capture.Direction, id uuid.UUID) []capture.Frame {
+	return slices.DeleteFunc(c.All(at, d), func(f capture.Frame) bool { return !f.Contains(id) })
+}
+
+// All returns the frames seen at a point, in a direction.
+func (c *Capture) All(at Point, d capture.Direction) []capture.Frame {
 	var out []capture.Frame
 	for _, f := range c.frames[at.String()] {
-		if f.Direction == d && f.Contains(id) {
+		if f.Direction == d {
 			out = append(out, f)
 		}
 	}

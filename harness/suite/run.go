@@ -197,6 +197,9 @@ const grace = time.Second
 // never returns loses the verdict.
 func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	limit := r.o.Timeouts.Check
+	if c.Disturbs {
+		limit += r.o.Timeouts.Outage
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, Inconclusivef("the check took longer than %v", limit))
 	defer cancel()
 	env := &Env{run: r, id: c.ID}
@@ -220,6 +223,13 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 		case <-time.After(grace):
 			err = fmt.Errorf("%w, and it does not stop", context.Cause(ctx))
 		}
+	}
+	restoring, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.Timeouts.Restart)
+	defer cancel()
+	if left := env.putBack(restoring); err == nil {
+		err = left
+	} else if left != nil {
+		err = fmt.Errorf("%w; %w", err, left)
 	}
 	env.seal(res)
 	res.Verdict, res.Reason = verdict(res.Findings, err)

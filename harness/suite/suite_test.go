@@ -378,3 +378,60 @@ func TestCaptureErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestRestore: what a check changes is put back, the last first, however the
+// check ends; that it could not be is told.
+func TestRestore(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(1, 1, 1500))
+	var order []string
+	restore := func(e *suite.Env, name string, err error) {
+		e.Restore(name, func(ctx context.Context) error {
+			if ctx.Err() != nil {
+				t.Errorf("%s is put back with a context that has ended", name)
+			}
+			order = append(order, name)
+			return err
+		})
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s := newSuite(t,
+		check("A", func(_ context.Context, e *suite.Env) error {
+			restore(e, "a1", nil)
+			restore(e, "a2", nil)
+			return nil
+		}),
+		check("B", func(_ context.Context, e *suite.Env) error {
+			restore(e, "b", nil)
+			panic("no")
+		}),
+		check("C", func(_ context.Context, e *suite.Env) error {
+			restore(e, "c", errors.New("it broke"))
+			return nil
+		}),
+		check("D", func(_ context.Context, e *suite.Env) error {
+			restore(e, "d", errors.New("it broke"))
+			e.Fail("x", "y", "z")
+			return nil
+		}),
+		check("E", func(ctx context.Context, e *suite.Env) error {
+			restore(e, "e", nil)
+			cancel(errors.New("Ctrl-C"))
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}))
+	r, err := s.Run(ctx, lab, suite.Options{Parallel: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(order, " "); got != "a2 a1 b c d e" {
+		t.Errorf("put back: %s", got)
+	}
+	for i, want := range []suite.Verdict{suite.Pass, suite.Inconclusive, suite.Inconclusive, suite.Fail, suite.Inconclusive} {
+		if res := r.Results[i]; res.Verdict != want {
+			t.Errorf("%s is %s (%s), not %s", res.ID, res.Verdict, res.Reason, want)
+		}
+	}
+	if why := r.Results[2].Reason; why != "c is not as before the check: it broke" {
+		t.Errorf("reason %q", why)
+	}
+}

@@ -17,7 +17,9 @@ type Timeouts struct {
 	Restart time.Duration
 	// Converge is how long the lab may take to follow a change.
 	Converge time.Duration
-	// Check is how long one check may take in all.
+	// Outage is for how long checks take away what the lab must do without.
+	Outage time.Duration
+	// Check is how long one check may take in all, an outage left out.
 	Check time.Duration
 }
 
@@ -29,11 +31,13 @@ func DefaultTimeouts() Timeouts {
 		Store:    5 * time.Second,
 		Restart:  10 * time.Second,
 		Converge: 5 * time.Second,
+		Outage:   2 * time.Second,
 		Check:    60 * time.Second,
 	}
 }
 
-// Scale returns the table with every duration multiplied, for slow machines.
+// Scale returns the table with every duration multiplied, for slow machines;
+// an outage is no longer there.
 func (t Timeouts) Scale(by float64) Timeouts {
 	for _, d := range []*time.Duration{&t.Reply, &t.Sentinel, &t.Store, &t.Restart, &t.Converge, &t.Check} {
 		*d = time.Duration(float64(*d) * by)

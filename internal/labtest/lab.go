@@ -18,6 +18,7 @@ import (
 	"github.com/overlab/overlab/internal/netns"
 	"github.com/overlab/overlab/internal/nstest"
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap/tuntest"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -41,6 +42,9 @@ type Namespace struct {
 func Up(tb testing.TB, p *topology.Plan) *Lab {
 	tb.Helper()
 	nstest.Require(tb)
+	if p.Network.Backend.Type == "wireguard" {
+		tuntest.Require(tb)
+	}
 	l, err := Build(p)
 	if err != nil {
 		tb.Fatal("build lab:", err)
@@ -62,14 +66,15 @@ func Build(p *topology.Plan) (*Lab, error) {
 	return l, nil
 }
 
-// Interface indexes, chosen so that one batch can name links that it makes.
+// Interface indexes, chosen so that one batch can name links that it makes, and
+// above those that a kernel gives to links of its own, such as tunl0.
 const (
 	loIndex     = 1
-	uplinkIndex = 2
-	vtepIndex   = 3
-	bridgeIndex = 4
-	podIndex    = 5
-	firstPort   = 10
+	uplinkIndex = 20
+	vtepIndex   = 21
+	bridgeIndex = 22
+	podIndex    = 23
+	firstPort   = 30
 )
 
 func (l *Lab) build() error {
@@ -97,6 +102,11 @@ func (l *Lab) build() error {
 		}
 		if err := l.spaces[n.Name].Do(func() error { return writeSubnetEnv(l.plan, n) }); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
+	if l.plan.Network.Backend.Type == "wireguard" {
+		if err := l.wireWireGuard(); err != nil {
+			return err
 		}
 	}
 	for i := range l.plan.Pods {
@@ -189,7 +199,7 @@ func batch(set *netns.Set, fill func(*rtnl.Batch)) error {
 }
 
 func (l *Lab) wireUnderlay(b *rtnl.Batch) {
-	const lan = 2
+	const lan = 20
 	seg := l.plan.Segments[0]
 	b.AddBridge(rtnl.Link{Name: seg.Bridge, Index: lan, MTU: seg.MTU, Up: true})
 	for i, n := range l.plan.Nodes {
@@ -230,11 +240,11 @@ func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
 	case "host-gw":
 		l.wireBareRoutes(b, n)
 		return
-	case "alloc":
+	case "alloc", "wireguard": // of which wireWireGuard makes the device
 		return
 	}
 	b.AddVxlan(rtnl.Link{
-		Name: fmt.Sprintf("flannel.%d", l.plan.Network.Backend.VNI), Index: vtepIndex,
+		Name: l.vtep(), Index: vtepIndex,
 		MAC: n.VtepMAC.HardwareAddr(), MTU: l.plan.OverlayMTU(n), Up: true,
 	}, v)
 	b.AddAddr(vtepIndex, netip.PrefixFrom(n.PodCIDR.Addr(), 32))
@@ -272,15 +282,33 @@ func (l *Lab) Rewire(tb testing.TB, node string, change ...func(*rtnl.Vxlan)) {
 	for _, c := range change {
 		c(&v)
 	}
-	err := batch(l.spaces[node].Set, func(b *rtnl.Batch) {
-		b.DelLink(vtepIndex)
-		b.Tolerate(unix.ENODEV)
-		l.wireOverlay(b, n, v)
+	space := l.spaces[node].Set
+	index := vtepIndex
+	err := space.Do(func() error {
+		c, err := rtnl.Dial()
+		if err != nil {
+			return err
+		}
+		// One that a fault has made anew has an index of the kernel's choice.
+		if have, err := c.LinkByName(l.vtep()); err == nil {
+			index = have.Index
+		}
+		return c.Close()
 	})
+	if err == nil {
+		err = batch(space, func(b *rtnl.Batch) {
+			b.DelLink(index)
+			b.Tolerate(unix.ENODEV)
+			l.wireOverlay(b, n, v)
+		})
+	}
 	if err != nil {
 		tb.Fatalf("rewire %s: %v", node, err)
 	}
 }
+
+// vtep is the name of every node's VXLAN device.
+func (l *Lab) vtep() string { return fmt.Sprintf("flannel.%d", l.plan.Network.Backend.VNI) }
 
 func (l *Lab) vxlan(n *topology.Node) rtnl.Vxlan {
 	b := l.plan.Network.Backend

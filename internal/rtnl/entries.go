@@ -31,7 +31,7 @@ func (b *Batch) addr(typ, flags uint16, index int, p netip.Prefix, verb string) 
 	h := make([]byte, unix.SizeofIfAddrmsg)
 	h[0], h[1] = family(p.Addr()), byte(p.Bits())
 	if p.Addr().Is6() {
-		h[2] = unix.IFA_F_NODAD // the lab's addresses are unique by plan
+		h[2] = unix.IFA_F_NODAD // addresses are unique by plan, or by their lease
 	}
 	binary.NativeEndian.PutUint32(h[4:], uint32(index))
 	b.begin(typ, flags, h, func() string {
@@ -55,7 +55,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 
 // Route is one unicast route of the main table.
 type Route struct {
-	// Dst is the destination; the zero Prefix is the IPv4 default.
+	// Dst is the destination; the zero Prefix is the default of Via's family.
 	Dst netip.Prefix
 	// Via is the next hop, and may be unset for a route on link.
 	Via netip.Addr
@@ -70,7 +70,8 @@ type Route struct {
 	// Protocol is the route's origin, RTPROT_*; 0 is RTPROT_BOOT, which
 	// flannel uses and ip(8) does not print.
 	Protocol uint8
-	// Metric is the priority; 0 is the kernel's default for the family.
+	// Metric is the priority; 0 is the kernel's default for the family, which
+	// for IPv6 is 1024 (IP6_RT_PRIO_USER).
 	Metric int
 	// TOS is the type of service that the route is limited to; 0 is none.
 	TOS uint8
@@ -108,7 +109,11 @@ func (b *Batch) AddRoute(r Route) {
 // destination and metric.
 func (b *Batch) NewRoute(r Route) { b.route(unix.RTM_NEWROUTE, exclusiveCreation, r, "add") }
 
-// DelRoute deletes a route that matches every field that is set.
+// defaultMetric6 is the kernel's IP6_RT_PRIO_USER.
+const defaultMetric6 = 1024
+
+// DelRoute deletes a route that matches every field that is set, and in IPv6
+// also the default metric.
 func (b *Batch) DelRoute(r Route) { b.route(unix.RTM_DELROUTE, 0, r, "del") }
 
 func (b *Batch) route(typ, flags uint16, r Route, verb string) {
@@ -155,8 +160,11 @@ func (b *Batch) route(typ, flags uint16, r Route, verb string) {
 	if r.Dev != 0 {
 		b.attr32(unix.RTA_OIF, uint32(r.Dev))
 	}
-	if r.Metric != 0 {
+	switch {
+	case r.Metric != 0:
 		b.attr32(unix.RTA_PRIORITY, uint32(r.Metric))
+	case fam == unix.AF_INET6: // a deletion without one would match any
+		b.attr32(unix.RTA_PRIORITY, defaultMetric6)
 	}
 	b.end()
 }

@@ -74,6 +74,9 @@ const (
 	ifaTunnelLocal     = 2  // IFLA_IPTUN_LOCAL
 	ifaTunnelRemote    = 3  // IFLA_IPTUN_REMOTE
 	ifaTunnelTTL       = 4  // IFLA_IPTUN_TTL
+	ifaTunType         = 3  // IFLA_TUN_TYPE
+	ifaTunPersist      = 6  // IFLA_TUN_PERSIST
+	ifaTunMultiQueue   = 7  // IFLA_TUN_MULTI_QUEUE
 	ifaBrportHairpin   = 4  // IFLA_BRPORT_MODE
 	ifaPropList        = unix.IFLA_PROP_LIST
 	ifaAltName         = unix.IFLA_ALT_IFNAME
@@ -181,10 +184,27 @@ func (b *Batch) AddIPIP(l Link, local netip.Addr) {
 	b.addLink(l, "ipip", func() { b.attr(ifaTunnelLocal, local.AsSlice()) })
 }
 
-// SetLink changes the fields of l that are set; Index chooses the link. Up
-// brings it up, and nothing takes it down.
+// AddKind creates a link of a kind that takes no settings at its creation, such
+// as "wireguard", whose keys and peers are set by other means.
+func (b *Batch) AddKind(l Link, kind string) { b.addLink(l, kind, nil) }
+
+// TryKind asks for a link of a kind without a queue to send from, which no
+// kernel makes. EOPNOTSUPP then says that the kernel knows no such kind, and any
+// other error that it does.
+func (b *Batch) TryKind(kind string) {
+	b.begin(unix.RTM_NEWLINK, exclusiveCreation, Link{}.header(), func() string { return "link try type " + kind })
+	b.attr32(unix.IFLA_NUM_TX_QUEUES, 0)
+	b.nest(unix.IFLA_LINKINFO, func() { b.attrString(unix.IFLA_INFO_KIND, kind) })
+	b.end()
+}
+
+// SetLink changes the fields of l that are set; Index chooses the link, and
+// Name only names it in errors. Up brings it up, and nothing takes it down.
 func (b *Batch) SetLink(l Link) {
-	b.begin(unix.RTM_NEWLINK, 0, l.header(), func() string { return fmt.Sprintf("link set %s", l.label()) })
+	label := l.label()
+	b.begin(unix.RTM_NEWLINK, 0, l.header(), func() string { return "link set " + label })
+	// Before Linux 6.2 a name, even its own, is refused to a link that is up.
+	l.Name = ""
 	b.linkAttrs(l)
 	b.end()
 }

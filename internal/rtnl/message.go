@@ -107,9 +107,11 @@ type LinkState struct {
 	Kind string
 	// Flags are IFF_*.
 	Flags uint32
-	// Vxlan is set for a link of kind "vxlan" only, IPIP for one of "ipip".
+	// Vxlan is set for a link of kind "vxlan" only, IPIP for one of "ipip", Tun
+	// for one of "tun".
 	Vxlan *VxlanState
 	IPIP  *IPIPState
+	Tun   *TunState
 }
 
 // IPIPState is an IP-in-IP device as the kernel describes it.
@@ -118,6 +120,13 @@ type IPIPState struct {
 	Local netip.Addr
 	// Other names, in ip(8)'s words, what is set besides.
 	Other []string
+}
+
+// TunState is a TUN or TAP device as the kernel describes it.
+type TunState struct {
+	// Tap marks a device of Ethernet frames, Persistent one that stays without
+	// a process, MultiQueue one that several descriptors may be attached to.
+	Tap, Persistent, MultiQueue bool
 }
 
 // VxlanState is a VXLAN device as the kernel describes it.
@@ -168,8 +177,25 @@ func (l *LinkState) readInfo(info []byte) {
 			l.Vxlan = readVxlan(v)
 		case typ == unix.IFLA_INFO_DATA && l.Kind == "ipip":
 			l.IPIP = readIPIP(v)
+		case typ == unix.IFLA_INFO_DATA && l.Kind == "tun":
+			l.Tun = readTun(v)
 		}
 	})
+}
+
+func readTun(data []byte) *TunState {
+	var s TunState
+	_ = attrs(data, 0, func(typ uint16, v []byte) {
+		switch typ {
+		case ifaTunType:
+			s.Tap = u8(v) == unix.IFF_TAP
+		case ifaTunPersist:
+			s.Persistent = u8(v) != 0
+		case ifaTunMultiQueue:
+			s.MultiQueue = u8(v) != 0
+		}
+	})
+	return &s
 }
 
 func readIPIP(data []byte) *IPIPState {
@@ -328,6 +354,9 @@ func (m Message) Route() (RouteState, error) {
 		return r, fmt.Errorf("read route: %w", err)
 	}
 	r.Dst = netip.PrefixFrom(dst, int(h[1]))
+	if h[0] == unix.AF_INET6 && r.Metric == defaultMetric6 {
+		r.Metric = 0
+	}
 	return r, nil
 }
 

@@ -31,6 +31,12 @@ func backendChecks() []suite.Check {
 			Run:   ipInIP,
 		},
 		{
+			ID: "BE-04", Title: "wireguard: encrypted in UDP between nodes, none in the clear",
+			Source: "WireGuard section 5.4, flannel", Profiles: []string{wireguard},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.WireGuard},
+			Run:   encrypted,
+		},
+		{
 			ID: "BE-06", Title: "DirectRouting: no VXLAN between nodes of one segment",
 			Source: fromFlannel, Profiles: []string{vxlan, plain},
 			Needs: []suite.Feature{suite.IPv4, suite.SegmentPeers, suite.DirectRouting},

@@ -20,16 +20,19 @@ const (
 
 // Profiles that the checks belong to.
 const (
-	model = "model"
-	vxlan = "vxlan"
-	ipip  = "ipip"
+	model     = "model"
+	vxlan     = "vxlan"
+	ipip      = "ipip"
+	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
+	// resilience is that of what an overlay must survive.
+	resilience = "resilience"
 )
 
 // All returns the catalogue in its order.
 func All() []suite.Check {
-	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks())
+	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks(), resilienceChecks())
 }
 
 // bridge is the name that flannel's CNI configuration gives the pods' bridge.
@@ -56,6 +59,17 @@ func nodeNames(p *topology.Plan) []string {
 		names[i] = n.Name
 	}
 	return names
+}
+
+// withAgents are the nodes on which an agent runs.
+func withAgents(p *topology.Plan) []*topology.Node {
+	var out []*topology.Node
+	for i := range p.Nodes {
+		if !p.Nodes[i].Agent.ByHand {
+			out = append(out, &p.Nodes[i])
+		}
+	}
+	return out
 }
 
 func podNames(p *topology.Plan) []string {

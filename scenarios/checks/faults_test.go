@@ -1,6 +1,7 @@
 package checks_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -55,6 +56,43 @@ var (
 	nic0   = topology.DeriveMAC("master", "ens3").String()
 	nic2   = topology.DeriveMAC("node-2", "ens3").String()
 )
+
+// wireguardFaults are those of a lab that encrypts.
+func wireguardFaults() []fault {
+	wireguard := topology.Backend{Type: "wireguard", ListenPort: 51820}
+	return []fault{
+		{
+			name: "packets go in the clear", check: "BE-04", backend: wireguard,
+			brk:  []string{"node-1: ip route add 10.244.2.0/24 via 172.16.1.10 dev ens3"},
+			mend: []string{"node-1: ip route del 10.244.2.0/24"},
+			want: "node-1:ens3: echo request of node-1-pod-1 > 10.244.2.2: expected WireGuard 172.16.1.9 > 172.16.1.10.51820, seen bare ICMP 10.244.1.2 > 10.244.2.2, ttl 63",
+		},
+		{
+			name: "packets do not leave", check: "BE-04", backend: wireguard,
+			brk:  []string{"node-1: ip route add blackhole 10.244.2.0/24"},
+			mend: []string{"node-1: ip route del blackhole 10.244.2.0/24"},
+			want: "node-1:ens3: echo request of node-1-pod-1 > 10.244.2.2: expected WireGuard data leaving ens3, seen none, and the capture dropped nothing",
+		},
+		{
+			name: "something else is on the port", check: "BE-04", backend: wireguard,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("output"), "node-1: nft add rule ip t c udp dport 51820 @th,64,8 set 9"},
+			mend: []string{"node-1: " + noTable},
+			want: "node-1:ens3: expected WireGuard 172.16.1.9 > 172.16.1.10.51820, seen WireGuard type 9, length",
+		},
+		{
+			name: "the device has the underlay's MTU", check: "BE-04", backend: wireguard,
+			brk:  []string{"node-1: ip link set flannel-wg mtu 1500"},
+			mend: []string{"node-1: ip link set flannel-wg mtu 1420"},
+			want: "node-1 flannel-wg: expected mtu 1420, seen flannel-wg has mtu 1500",
+		},
+		{
+			name: "the route is missing", check: "BE-04", backend: wireguard,
+			brk:  []string{"node-1: ip route del 10.244.0.0/16"},
+			mend: []string{"node-1: ip route add 10.244.0.0/16 dev flannel-wg"},
+			want: "node-1: expected route 10.244.0.0/16 dev flannel-wg, seen no route to 10.244.0.0/16",
+		},
+	}
+}
 
 // backendFaults are those of labs with another backend than vxlan's full mesh.
 func backendFaults() []fault {
@@ -115,7 +153,7 @@ func backendFaults() []fault {
 }
 
 func faults() []fault {
-	return append(backendFaults(), []fault{
+	return append(append(wireguardFaults(), backendFaults()...), []fault{
 		{
 			name: "a node's output changes the TTL", check: "TTL-01",
 			brk:  []string{"node-1-pod-2: " + table, "node-1-pod-2: " + filterChain("output"), "node-1-pod-2: nft add rule ip t c ip ttl set 60"},
@@ -222,7 +260,7 @@ func faults() []fault {
 			name: "a pod's veth is in no bridge", check: "DP-02",
 			brk:  []string{"node-1: ip link set veth00000100 nomaster"},
 			mend: []string{"node-1: ip link set veth00000100 master cni0"},
-			want: "node-1-pod-1 eth0@if10 on node-1: expected veth00000100 with master cni0, seen veth00000100 with no master",
+			want: "node-1-pod-1 eth0@if30 on node-1: expected veth00000100 with master cni0, seen veth00000100 with no master",
 		},
 		{
 			name: "a pod's eth0 is down", check: "DP-02",
@@ -486,6 +524,9 @@ func TestEveryCheckIsProven(t *testing.T) {
 	proven := map[string]bool{
 		"DP-05": true, // TestVtepMAC
 		"BE-03": true, // TestIPIPPackets, as few kernels make the tunnel
+	}
+	for n := 1; n <= 9; n++ {
+		proven[fmt.Sprintf("RS-%02d", n)] = true // TestResilienceIsJudged, TestUpstreamsHabitsAreSeen
 	}
 	for _, f := range faults() {
 		proven[f.check] = true

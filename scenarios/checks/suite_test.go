@@ -108,16 +108,20 @@ func TestShapes(t *testing.T) {
 // reason is given; the rest is.
 func TestOtherBackends(t *testing.T) {
 	const ofVXLAN, ofMesh = "the lab has no vxlan backend", "the lab has no vxlan backend without DirectRouting"
+	const ofWireGuard = "the lab has no wireguard backend"
 	const ofAny, ofIPIP = "the lab has no backend that connects nodes", "the lab has no ipip backend without DirectRouting"
 	for name, c := range map[string]struct {
 		backend       topology.Backend
 		notApplicable map[string]string
 	}{
 		"host-gw": {hostGW, map[string]string{
-			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
+		}},
+		"wireguard": {topology.Backend{Type: "wireguard", ListenPort: 51820}, map[string]string{
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"DirectRouting": {direct, map[string]string{
-			"CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP,
+			"CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard,
 		}},
 		"alloc": {topology.Backend{Type: "alloc"}, map[string]string{
 			"NM-02": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU": ofAny,

@@ -22,15 +22,17 @@ func vtepMACCheck() suite.Check {
 			if err != nil {
 				return err
 			}
-			first, last := plan.Nodes[0], plan.Nodes[len(plan.Nodes)-1]
+			first := plan.Nodes[0]
 			what := fmt.Sprintf("%s, on %s: %s", count(len(before), "device"), first.Name, before[first.Name])
 			restarter, can := env.Lab().(suite.AgentRestarter)
-			if !can {
+			agents := withAgents(plan)
+			if !can || len(agents) == 0 {
 				env.Evidence("%s; not tried over a restart: this lab cannot restart agents", what)
 				return nil
 			}
+			last := agents[len(agents)-1]
 			env.Evidence("%s; the agent of %s restarted", what, last.Name)
-			return restartKeepsMAC(ctx, env, restarter, last, before)
+			return restartKeepsMAC(ctx, env, restarter, *last, before)
 		},
 	}
 }

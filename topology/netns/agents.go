@@ -85,6 +85,8 @@ type agent struct {
 	mu     sync.Mutex
 	status topology.AgentStatus
 	asked  bool // somebody asked for the next exit, so it is no crash
+	// held, if set, is closed when the agent may be started again.
+	held chan struct{}
 	// onExit is told how the agent ended, each time.
 	onExit func(a *agent, how string)
 }
@@ -145,13 +147,16 @@ func (a *agent) keep(c *child) {
 		began := time.Now()
 		exit := <-c.exited
 		how := describeExit(exit)
-		again, asked := a.noteExit(exit, time.Since(began))
+		again, asked, held := a.noteExit(exit, time.Since(began))
 		a.onExit(a, how)
 		if !again {
 			return
 		}
 		if asked || time.Since(began) > restartMost {
 			wait = restartFirst // it did not crash, or ran well for a while
+		}
+		if held != nil {
+			<-held
 		}
 		for {
 			if !asked {
@@ -175,18 +180,19 @@ func (a *agent) keep(c *child) {
 }
 
 // noteExit records how the process ended. again says whether it is to be
-// started again, asked whether somebody asked for that.
-func (a *agent) noteExit(exit syscall.WaitStatus, ran time.Duration) (again, asked bool) {
+// started again, asked whether somebody asked for that, and held, if set, is
+// closed when it may be.
+func (a *agent) noteExit(exit syscall.WaitStatus, ran time.Duration) (again, asked bool, held chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	asked, a.asked = a.asked, false
+	asked, held, a.asked = a.asked, a.held, false
 	again = asked || restarts(a.status.Restart, exit)
 	a.status.PID, a.status.State = 0, stateEnded
 	if again {
 		a.status.State = stateRestarting
 	}
 	a.addExit(describeExit(exit), ran)
-	return again, asked
+	return again, asked, held
 }
 
 // addExit records an end; the caller holds the lock.
@@ -228,8 +234,50 @@ func (a *agent) restart(ctx context.Context) error {
 	if err := unix.Kill(before.PID, unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill node %s's agent: %w", a.node, err)
 	}
+	return a.back(ctx, before.PID)
+}
+
+// hold kills the running process and returns when it is gone. None is started
+// until release, which returns when the next one says that it is ready.
+func (a *agent) hold(ctx context.Context) (release func(context.Context) error, err error) {
+	a.mu.Lock()
+	pid, held := a.status.PID, make(chan struct{})
+	switch {
+	case a.held != nil:
+		err = fmt.Errorf("node %s's agent is held by another command", a.node)
+	case pid == 0:
+		err = fmt.Errorf("node %s's agent is not running (%s)", a.node, a.status.LastExit)
+	default:
+		a.held, a.asked = held, true
+	}
+	a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	release = func(ctx context.Context) error {
+		a.mu.Lock()
+		a.held = nil
+		a.mu.Unlock()
+		close(held)
+		return a.back(ctx, pid)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return nil, errors.Join(fmt.Errorf("kill node %s's agent: %w", a.node, err), release(ctx))
+	}
+	for a.Status().PID != 0 {
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("node %s's agent does not end: %w", a.node, ctx.Err()), release(ctx))
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return release, nil
+}
+
+// back returns when another process than before says that it is ready.
+func (a *agent) back(ctx context.Context, before int) error {
 	for {
-		if now := a.Status(); now.PID != 0 && now.PID != before.PID {
+		if now := a.Status(); now.PID != 0 && now.PID != before {
 			ready, answered := a.ready(ctx)
 			if ready || !answered && time.Since(now.Started) > silence {
 				return nil

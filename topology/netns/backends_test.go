@@ -23,7 +23,9 @@ func TestBackendsThatCannotBe(t *testing.T) {
 		"  network: {Backend: {Type: vxlan, DirectRouting: true}}\n" + segments: "",
 		"  network: {Backend: {Type: host-gw}}\n" + segments:                    "host-gw crosses no router, and the agents of a and b are on the segments left and right",
 		"  network: {Backend: {Type: host-gw}}\n  agent: {iface: eth0}\n  nodes: [{name: a, agent: {publicIP: 192.0.2.1}}, {name: b}]\n": "a would publish 192.0.2.1 in place of 172.16.1.1",
-		"  network: {Backend: {Type: ipsec}}\n": "backend ipsec is not in this build, which has alloc, extension, host-gw, ipip, vxlan",
+		"  network: {Backend: {Type: ipsec}}\n":                 "backend ipsec is not in this build, which has alloc, extension, host-gw, ipip, udp, vxlan, wireguard",
+		"  network: {Backend: {Type: wireguard, Mode: ipv6}}\n": "spec.network.Backend.Mode: ipv6 asks for tunnels over IPv6",
+		"  network: {Backend: {Type: wireguard, Mode: auto}}\n": "",
 	} {
 		err := p.Check(context.Background(), planOf(t, "spec:\n"+spec))
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {

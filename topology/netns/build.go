@@ -52,6 +52,9 @@ func (l *lab) build(ctx context.Context) error {
 			if files, err = watchSubnetFiles(l.plan); err != nil {
 				return "", err
 			}
+			if err := writeSubnetFiles(l.plan); err != nil {
+				return "", err
+			}
 			meshes, err = l.startAgents(func(a *agent, how string) {
 				if ctx.Err() == nil { // later exits are inspect's to tell
 					fail(fmt.Errorf("node %s's agent ended (%s); %s", a.node, how, a.logTail()))
@@ -218,6 +221,9 @@ func (l *lab) startAgents(onExit func(a *agent, how string)) ([]*meshWatch, erro
 	var meshes []*meshWatch
 	for i := range l.plan.Nodes {
 		n := &l.plan.Nodes[i]
+		if n.Agent.ByHand {
+			continue
+		}
 		s := l.spaces[n.Name]
 		m, err := watchMesh(l.plan, n, s)
 		if err != nil {
@@ -245,8 +251,13 @@ func (l *lab) waitMeshes(ctx context.Context, meshes []*meshWatch) (string, erro
 	if !l.plan.Network.Backend.Connects() {
 		return "none: " + l.plan.Network.Backend.Type + " connects no nodes", nil
 	}
-	n := len(meshes)
-	return fmt.Sprintf("%d of %d routes between nodes", n*(n-1), n*(n-1)), nil
+	n := len(meshes) // a node that is programmed by hand is no part of it yet
+	detail := fmt.Sprintf("%d of %d routes between nodes", n*(n-1), n*(n-1))
+	if l.plan.Network.Backend.Type != "wireguard" {
+		return detail, nil
+	}
+	peers, err := l.waitPeers(ctx)
+	return detail + "; " + peers, err
 }
 
 // count says how many there are of a thing.

@@ -47,6 +47,38 @@ func ask(dir string, req request) (*response, error) {
 	return &resp, nil
 }
 
+// hold sends a request whose effect lasts until release, or as long as the
+// connection.
+func hold(dir string, req request) (release func(context.Context) error, err error) {
+	p, err := dial(dir)
+	if err != nil {
+		return nil, err
+	}
+	answer := func() error {
+		var resp response
+		if _, err := p.receive(&resp); err != nil {
+			return err
+		}
+		if resp.Error != "" {
+			return errors.New(resp.Error)
+		}
+		return nil
+	}
+	if err := p.send(req); err != nil {
+		return nil, errors.Join(err, p.conn.Close())
+	}
+	if err := answer(); err != nil {
+		return nil, errors.Join(err, p.conn.Close())
+	}
+	return func(context.Context) error {
+		defer p.conn.Close() // the answer is all that is left to come
+		if err := p.send(struct{}{}); err != nil {
+			return err
+		}
+		return answer()
+	}, nil
+}
+
 // runIn runs a process in a namespace of the lab whose state folder is dir.
 func runIn(ctx context.Context, dir, space string, proc topology.Process) (int, error) {
 	s, err := newStreams(proc)

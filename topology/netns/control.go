@@ -21,6 +21,10 @@ const (
 	opStatus  = "status"
 	opRun     = "run"
 	opRestart = "restart-agent"
+	// opHold ends an agent, or the store where no node is named. It answers
+	// when that has ended, and starts it again when the client sends anything,
+	// or goes away; the client's second answer says how that went.
+	opHold = "hold"
 )
 
 // request is a client's first message. A run request carries the three

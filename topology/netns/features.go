@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap"
 )
 
 // Feature is one thing that labs use of this machine.
@@ -55,6 +56,7 @@ func userNamespaceLimits() []Feature {
 func Features(probe []string) []Feature {
 	out := userNamespaceLimits()
 	out = append(out, kernelFeatures(probe)...)
+	out = append(out, tunDevices())
 	for _, t := range []struct{ tool, pkg, why string }{
 		{"ip", "iproute2", "the articles' ip addr, route, neigh"},
 		{"bridge", "iproute2", "the articles' bridge fdb"},
@@ -76,6 +78,15 @@ func Features(probe []string) []Feature {
 		out = append(out, f)
 	}
 	return out
+}
+
+// tunDevices tells whether backends in userspace can be had.
+func tunDevices() Feature {
+	f := Feature{Name: "TUN devices", OK: true, Detail: "the backends in userspace: udp, and others where the kernel has none"}
+	if err := tuntap.Usable(); err != nil {
+		f.OK, f.Detail, f.Mend = false, err.Error(), "sudo modprobe tun; sudo chmod 666 "+tuntap.Path
+	}
+	return f
 }
 
 // kernelFeatures runs the helper and reads what it found.

@@ -106,7 +106,40 @@ func makeNodeFiles(p *topology.Plan, n *topology.Node) error {
 			return fmt.Errorf("make the files of node %s: %w", n.Name, err)
 		}
 	}
+	return makeConflist(p, n)
+}
+
+// makeConflist lays out the node's CNI configuration list, where the lab has
+// one, in what lies over its /etc.
+func makeConflist(p *topology.Plan, n *topology.Node) error {
+	list, err := p.ConflistOn(n)
+	if err != nil || list == nil {
+		return err
+	}
+	for _, dir := range []string{"etc/cni/net.d", "etcwork"} {
+		if err := os.MkdirAll(nodeFolder(n.Name, dir), 0o755); err != nil {
+			return fmt.Errorf("make the files of node %s: %w", n.Name, err)
+		}
+	}
+	if err := os.WriteFile(nodeFolder(n.Name, "etc/cni/net.d", conflistFile(p)), list, 0o644); err != nil {
+		return fmt.Errorf("make the files of node %s: %w", n.Name, err)
+	}
 	return nil
+}
+
+// mountEtc lays the node's own files over /etc, where it has any, without
+// touching the host. Where the kernel has no overlay file system for ordinary
+// users, /etc is the host's, and the node's CNI configuration is known to the
+// supervisor alone.
+func mountEtc(node string) {
+	upper := nodeFolder(node, "etc")
+	if _, err := os.Stat(upper); err != nil {
+		return
+	}
+	options := fmt.Sprintf("lowerdir=/etc,upperdir=%s,workdir=%s,userxattr", upper, nodeFolder(node, "etcwork"))
+	if err := unix.Mount("overlab", "/etc", "overlay", 0, options); err != nil {
+		slog.Warn("no overlay file system: /etc/cni/net.d is the host's", "node", node, "error", err)
+	}
 }
 
 // hosts is the nodes' /etc/hosts.
@@ -127,6 +160,7 @@ func mountNode(node string) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	mountSys()
+	mountEtc(node)
 	binds := []struct {
 		from, to string
 		optional bool

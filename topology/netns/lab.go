@@ -59,6 +59,19 @@ func (l *outsideLab) RestartAgent(_ context.Context, node string) error {
 	return err
 }
 
+// HoldAgent kills a node's agent, and keeps it from being started again until
+// release, which returns when the next one is ready. The end of the calling
+// process releases it too.
+func (l *outsideLab) HoldAgent(_ context.Context, node string) (release func(context.Context) error, err error) {
+	return hold(l.dir, request{Op: opHold, Node: node})
+}
+
+// HoldStore ends the store, and starts it again with its data on release, or
+// when the calling process ends.
+func (l *outsideLab) HoldStore(context.Context) (release func(context.Context) error, err error) {
+	return hold(l.dir, request{Op: opHold})
+}
+
 // Namespace implements topology.Lab.
 func (l *outsideLab) Namespace(name string) (topology.Namespace, error) {
 	if err := known(l.plan, name); err != nil {

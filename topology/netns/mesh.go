@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -37,7 +38,7 @@ type meshWatch struct {
 func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error) {
 	w := &meshWatch{node: n.Name, network: p.Network.Network, missing: map[netip.Prefix]bool{}, updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{})}
 	for i := range p.Nodes {
-		if p.Nodes[i].Name != n.Name && p.Network.Backend.Connects() {
+		if p.Nodes[i].Name != n.Name && !p.Nodes[i].Agent.ByHand && p.Network.Backend.Connects() {
 			w.missing[p.Nodes[i].PodCIDR] = true
 		}
 	}
@@ -118,6 +119,32 @@ func watchSubnetFiles(p *topology.Plan) (*subnetFiles, error) {
 		}
 	}
 	return &subnetFiles{watcher: w}, nil
+}
+
+// writeSubnetFiles writes subnet.env, by flannel's keys, on nodes where no agent
+// does.
+func writeSubnetFiles(p *topology.Plan) error {
+	for i := range p.Nodes {
+		n := &p.Nodes[i]
+		if !n.Agent.ByHand {
+			continue
+		}
+		env := fmt.Sprintf("FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=%s\n", p.Network.Network, n.Gateway())
+		if n.PodCIDR6.IsValid() {
+			env += fmt.Sprintf("FLANNEL_IPV6_NETWORK=%s\nFLANNEL_IPV6_SUBNET=%s\n", p.Network.IPv6Network,
+				netip.PrefixFrom(n.PodCIDR6.Addr().Next(), n.PodCIDR6.Bits()))
+		}
+		env += fmt.Sprintf("FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", p.OverlayMTU(n), n.Agent.IPMasq)
+		file, half := nodeFolder(n.Name, "run/flannel/subnet.env"), nodeFolder(n.Name, "run/flannel/.subnet.env")
+		err := os.WriteFile(half, []byte(env), 0o644)
+		if err == nil {
+			err = os.Rename(half, file) // in one step, as an agent does
+		}
+		if err != nil {
+			return fmt.Errorf("write subnet.env of node %s: %w", n.Name, err)
+		}
+	}
+	return nil
 }
 
 // each calls found once for each node whose file has appeared, until all have.

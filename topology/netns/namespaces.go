@@ -26,6 +26,10 @@ type space struct {
 	set  *netns.Set
 	// links is an rtnetlink socket inside.
 	links *rtnl.Conn
+	// first is the lowest free ifindex when it was made: 2, unless the kernel
+	// puts links of its own into every namespace, as the module ipip does
+	// (tunl0; net.core.fb_tunnels_only_for_init_net).
+	first int
 }
 
 // newSpace makes a namespace of the kinds in flags and runs setup inside.
@@ -38,6 +42,13 @@ func newSpace(name, node string, flags int, setup func() error) (*space, error) 
 		var err error
 		if s.links, err = rtnl.Dial(); err != nil {
 			return err
+		}
+		links, err := s.links.Links()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			s.first = max(s.first, l.Index+1)
 		}
 		return setup()
 	})

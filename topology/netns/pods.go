@@ -18,14 +18,11 @@ func (l *lab) wirePods(ctx context.Context, files *subnetFiles) error {
 		if len(pods) == 0 {
 			return nil
 		}
-		requests := l.cniRequests(l.plan.Node(node), pods)
-		// Where the agent does not masquerade, the plugin does, by running nft.
-		err := l.procs.lend(func() error {
-			return l.spaces[node].set.Do(func() error {
-				_, err := cni.AddAll(ctx, requests)
-				return err
-			})
-		})
+		wire := l.runBundled
+		if l.plan.CNI.Conflist != nil {
+			wire = l.runPlugins
+		}
+		err := l.spaces[node].set.Do(func() error { return wire(ctx, l.plan.Node(node), pods) })
 		if err != nil {
 			return fmt.Errorf("wire the pods of node %s: %w", node, err)
 		}
@@ -36,6 +33,33 @@ func (l *lab) wirePods(ctx context.Context, files *subnetFiles) error {
 		return fmt.Errorf("%w; %s", err, l.agents[missing.node].logTail())
 	}
 	return err
+}
+
+// runBundled wires a node's pods by the bundled plugin as a library, all at
+// once but for those that have ports of the node.
+func (l *lab) runBundled(ctx context.Context, n *topology.Node, pods []topology.Pod) error {
+	requests := l.cniRequests(n, pods)
+	var batches [][]cni.Request
+	var plain []cni.Request
+	for i, r := range requests {
+		if len(pods[i].Ports) == 0 {
+			plain = append(plain, r)
+			continue
+		}
+		conf := *r.Config
+		conf.RuntimeConfig = map[string]any{"portMappings": pods[i].Ports}
+		r.Config = &conf
+		batches = append(batches, []cni.Request{r})
+	}
+	// Where the agent does not masquerade, the plugin does, by running nft.
+	return l.procs.lend(func() error {
+		for _, b := range append(batches, plain) {
+			if _, err := cni.AddAll(ctx, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // cniRequests are the ADDs of a node's pods, in the configuration of flannel's

@@ -56,6 +56,8 @@ func (l *lab) answer(p *peer) error {
 		return p.send(response{Status: &s})
 	case opRestart:
 		return p.send(l.restartAgent(req.Node))
+	case opHold:
+		return l.hold(p, req.Node)
 	case opRun:
 		return l.run(p, req, files)
 	default:
@@ -66,7 +68,7 @@ func (l *lab) answer(p *peer) error {
 func (l *lab) restartAgent(node string) response {
 	a := l.agents[node]
 	if a == nil {
-		return response{Error: fmt.Sprintf("no node %s in lab %s", node, l.plan.Name)}
+		return response{Error: fmt.Sprintf("no node %s with an agent in lab %s", node, l.plan.Name)}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*restartMost)
 	defer cancel()
@@ -74,6 +76,58 @@ func (l *lab) restartAgent(node string) response {
 		return response{Error: err.Error()}
 	}
 	return response{}
+}
+
+// hold keeps a node's agent, or the store, ended for as long as the client
+// wants and lives.
+func (l *lab) hold(p *peer, node string) error {
+	limited := func() (context.Context, context.CancelFunc) {
+		return context.WithTimeout(context.Background(), max(2*restartMost, 2*storeTimeout))
+	}
+	end := l.holdStore
+	if node != "" {
+		a := l.agents[node]
+		if a == nil {
+			return p.send(response{Error: fmt.Sprintf("no node %s with an agent in lab %s", node, l.plan.Name)})
+		}
+		end = a.hold
+	}
+	ctx, cancel := limited()
+	defer cancel()
+	release, err := end(ctx)
+	if err != nil {
+		return p.send(response{Error: err.Error()})
+	}
+	err = p.send(response{})
+	if err == nil {
+		_, err = p.receive(new(struct{}))
+	}
+	again, cancel := limited()
+	defer cancel()
+	failed := release(again)
+	if err != nil {
+		return failed // the client went away: there is nobody to tell
+	}
+	var resp response
+	if failed != nil {
+		resp.Error = failed.Error()
+	}
+	return p.send(resp)
+}
+
+// holdStore ends the store, whose data stay.
+func (l *lab) holdStore(context.Context) (release func(context.Context) error, err error) {
+	if !l.storeHeld.TryLock() {
+		return nil, errors.New("the store is held by another command")
+	}
+	l.store.stop()
+	return func(ctx context.Context) error {
+		defer l.storeHeld.Unlock()
+		if err := l.openStore(l.spaces[l.plan.Store.Node]); err != nil {
+			return err
+		}
+		return l.store.wait(ctx)
+	}, nil
 }
 
 // run runs a process for a client until it ends or the client goes away.

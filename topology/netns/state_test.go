@@ -6,8 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -250,7 +250,7 @@ func TestPlanIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := readPlan(path)
-	if err != nil || got.Name != p.Name || len(got.Nodes) != len(p.Nodes) || !slices.Equal(got.Pods, p.Pods) {
+	if err != nil || got.Name != p.Name || len(got.Nodes) != len(p.Nodes) || !reflect.DeepEqual(got.Pods, p.Pods) {
 		t.Errorf("read back %+v, %v", got, err)
 	}
 	write(t, path, "{")

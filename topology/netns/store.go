@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -34,6 +35,9 @@ const (
 type store struct {
 	plan   *topology.Plan
 	server *embed.Etcd
+	// endStreams ends the clients' watches, for which etcd's end would wait
+	// five seconds.
+	endStreams context.CancelFunc
 }
 
 // startStore opens the store's sockets in the calling thread's namespaces and
@@ -61,15 +65,45 @@ func startStore(p *topology.Plan) (*store, error) {
 	// The gateway would dial itself from a thread in another namespace.
 	c.EnableGRPCGateway = false
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	streams, endStreams := context.WithCancel(context.Background())
+	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endingWith(streams))}
 	server, err := embed.StartEtcd(c)
 	if err != nil {
+		endStreams()
 		if errors.Is(err, unix.EADDRINUSE) {
 			return nil, fmt.Errorf("the store cannot listen on node %s, port %d: something else in the lab uses it (set spec.store.port to another): %w", p.Store.Node, p.Store.Port, err)
 		}
 		return nil, fmt.Errorf("start the store on node %s: %w", p.Store.Node, err)
 	}
-	return &store{plan: p, server: server}, nil
+	return &store{plan: p, server: server, endStreams: endStreams}, nil
 }
+
+// stop ends the store as a crash would, with no word to its clients. Its data
+// stay where another store finds them.
+func (s *store) stop() {
+	s.server.Server.HardStop()
+	s.endStreams()
+	s.server.Close()
+}
+
+// endingWith ends every stream of a server when ctx does.
+func endingWith(ctx context.Context) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+		own, cancel := context.WithCancel(ss.Context())
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		return handle(srv, endingStream{ss, own})
+	}
+}
+
+// endingStream is a stream with a context of its own.
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s endingStream) Context() context.Context { return s.ctx }
 
 // wait returns when the store answers.
 func (s *store) wait(ctx context.Context) error {

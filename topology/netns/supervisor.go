@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,14 +43,16 @@ type report struct {
 
 // lab is a running lab as its supervisor knows it.
 type lab struct {
-	plan    *topology.Plan
-	opts    SuperviseOptions
-	procs   *processes
-	spaces  map[string]*space
-	agents  map[string]*agent
-	store   *store
-	phases  []topology.Phase
-	reports *json.Encoder
+	plan   *topology.Plan
+	opts   SuperviseOptions
+	procs  *processes
+	spaces map[string]*space
+	agents map[string]*agent
+	store  *store
+	// storeHeld is locked while the store is ended for a client.
+	storeHeld sync.Mutex
+	phases    []topology.Phase
+	reports   *json.Encoder
 }
 
 // Supervise is the main function of a lab's supervisor: process 1 of fresh
@@ -128,6 +131,10 @@ func (l *lab) comeUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	plugins, err := openPlugins(p)
+	if err != nil {
+		return err
+	}
 	dir, err := os.Open(l.opts.StateDir)
 	if err != nil {
 		return fmt.Errorf("open the state folder: %w", err)
@@ -136,7 +143,10 @@ func (l *lab) comeUp(ctx context.Context) error {
 	if err := mountLab(dir); err != nil {
 		return err
 	}
-	if err := linkPrograms(programs); err != nil {
+	if err := linkPrograms(binFolder, programs); err != nil {
+		return err
+	}
+	if err := linkPlugins(plugins, programs); err != nil {
 		return err
 	}
 	if err := writeShellStart(); err != nil {
@@ -172,11 +182,11 @@ func openPrograms(programs map[string]string) (map[string]int, error) {
 	return open, nil
 }
 
-// linkPrograms puts the programs into the lab's PATH.
-func linkPrograms(programs map[string]int) error {
+// linkPrograms puts the programs into a folder of the lab's.
+func linkPrograms(folder string, programs map[string]int) error {
 	for name, fd := range programs {
-		if err := os.Symlink(fdPath(fd), filepath.Join(binFolder, name)); err != nil {
-			return fmt.Errorf("put %s into the lab's PATH: %w", name, err)
+		if err := os.Symlink(fdPath(fd), filepath.Join(folder, name)); err != nil {
+			return fmt.Errorf("put %s into the lab's %s: %w", name, folder, err)
 		}
 	}
 	return nil
@@ -189,7 +199,11 @@ func (l *lab) status() topology.Status {
 		Nodes: len(l.plan.Nodes), Pods: len(l.plan.Pods), Phases: l.phases, Dir: l.opts.StateDir,
 	}
 	for i := range l.plan.Nodes {
-		a := l.agents[l.plan.Nodes[i].Name].Status()
+		running := l.agents[l.plan.Nodes[i].Name]
+		if running == nil {
+			continue // it is programmed by hand
+		}
+		a := running.Status()
 		a.Log = filepath.Join(l.opts.StateDir, logFolder, filepath.Base(a.Log))
 		s.Agents = append(s.Agents, a)
 	}

@@ -1,12 +1,14 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/rtnl"
+	"github.com/overlab/overlab/internal/tuntap"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -14,7 +16,6 @@ import (
 // link and use it. Links that come later get the kernel's next free ones.
 const (
 	loIndex        = 1
-	firstIndex     = 2    // a node's first underlay interface, the underlay's first bridge
 	firstPortIndex = 1000 // the underlay's bridge ports
 )
 
@@ -38,7 +39,7 @@ func newUnderlay(p *topology.Plan) (*underlay, error) {
 	u := &underlay{plan: p, space: s, segments: map[string]int{}, nextPort: firstPortIndex}
 	u.batch.SetLink(rtnl.Link{Index: loIndex, Up: true})
 	for i, seg := range p.Segments {
-		index := firstIndex + i
+		index := s.first + i
 		u.segments[seg.Name] = index
 		u.batch.AddBridge(rtnl.Link{Name: seg.Bridge, Index: index, MTU: seg.MTU, Up: true})
 	}
@@ -46,7 +47,7 @@ func newUnderlay(p *topology.Plan) (*underlay, error) {
 }
 
 // plug adds a veth pair for each interface: one end on its segment's bridge,
-// the other directly inside the namespace to, as interface 2, 3, ….
+// the other directly inside the namespace to, as its first interfaces.
 func (u *underlay) plug(to *space, interfaces []topology.Interface) {
 	for i, nic := range interfaces {
 		port := rtnl.Link{
@@ -55,7 +56,7 @@ func (u *underlay) plug(to *space, interfaces []topology.Interface) {
 		}
 		u.nextPort++
 		u.batch.AddVeth(port, rtnl.Link{
-			Name: nic.Name, Index: firstIndex + i, MTU: nic.MTU,
+			Name: nic.Name, Index: to.first + i, MTU: nic.MTU,
 			MAC: nic.MAC.HardwareAddr(), NetNS: to.set.Net,
 		})
 	}
@@ -76,14 +77,14 @@ func address(s *space, interfaces []topology.Interface, routes []topology.Route)
 	index := map[string]int{}
 	b.SetLink(rtnl.Link{Index: loIndex, Up: true})
 	for i, nic := range interfaces {
-		index[nic.Name] = firstIndex + i
-		b.SetLink(rtnl.Link{Index: firstIndex + i, Name: "", Up: true})
+		index[nic.Name] = s.first + i
+		b.SetLink(rtnl.Link{Index: s.first + i, Name: "", Up: true})
 		if nic.AltName != "" {
-			b.AddAltName(firstIndex+i, nic.AltName)
+			b.AddAltName(s.first+i, nic.AltName)
 		}
-		b.AddAddr(firstIndex+i, nic.Address)
+		b.AddAddr(s.first+i, nic.Address)
 		if nic.Address6.IsValid() {
-			b.AddAddr(firstIndex+i, nic.Address6)
+			b.AddAddr(s.first+i, nic.Address6)
 		}
 	}
 	for _, r := range routes {
@@ -101,15 +102,15 @@ func fixVTEP(p *topology.Plan, n *topology.Node, s *space) error {
 	if n.VtepMAC.IsZero() || p.Network.Backend.Type != "vxlan" {
 		return nil
 	}
-	dev := firstIndex
+	dev := s.first
 	for i, nic := range n.Interfaces {
 		if nic.Name == n.Agent.Underlay {
-			dev = firstIndex + i
+			dev = s.first + i
 		}
 	}
 	var b rtnl.Batch
 	b.AddVxlan(
-		rtnl.Link{Name: fmt.Sprintf("flannel.%d", p.Network.Backend.VNI), Index: firstIndex + len(n.Interfaces), MAC: n.VtepMAC.HardwareAddr(), MTU: p.OverlayMTU(n)},
+		rtnl.Link{Name: fmt.Sprintf("flannel.%d", p.Network.Backend.VNI), Index: s.first + len(n.Interfaces), MAC: n.VtepMAC.HardwareAddr(), MTU: p.OverlayMTU(n)},
 		rtnl.Vxlan{VNI: p.Network.Backend.VNI, Port: p.Network.Backend.Port, Local: n.PublicIP(), Dev: dev, Learning: p.Network.Backend.Learning, GBP: p.Network.Backend.GBP},
 	)
 	if err := s.links.Do(&b); err != nil {
@@ -131,7 +132,7 @@ func fixNeighbours(p *topology.Plan, n *topology.Node, s *space) error {
 		for j := range p.Nodes {
 			for _, peer := range p.Nodes[j].Interfaces {
 				if p.Nodes[j].Name != n.Name && peer.Segment == nic.Segment {
-					b.AddNeigh(rtnl.Neigh{Dev: firstIndex + i, IP: peer.Address.Addr(), MAC: peer.MAC.HardwareAddr()})
+					b.AddNeigh(rtnl.Neigh{Dev: s.first + i, IP: peer.Address.Addr(), MAC: peer.MAC.HardwareAddr()})
 				}
 			}
 		}
@@ -169,12 +170,33 @@ func linkKinds(backend string) []linkKind {
 		kinds = append(kinds, linkKind{"vxlan", "CONFIG_VXLAN", create(func(b *rtnl.Batch) {
 			b.AddVxlan(rtnl.Link{Name: "vxlan"}, rtnl.Vxlan{VNI: 1, Port: 8472, Local: loopback})
 		})})
+	case "udp":
+		kinds = append(kinds, linkKind{"tun", "CONFIG_TUN", func(*rtnl.Conn) error { return tuntap.Usable() }})
 	case "ipip":
-		kinds = append(kinds, linkKind{"ipip", "CONFIG_NET_IPIP", create(func(b *rtnl.Batch) {
+		kinds = append(kinds, linkKind{"ipip", "CONFIG_NET_IPIP", orTun(create(func(b *rtnl.Batch) {
 			b.AddIPIP(rtnl.Link{Name: "ipip"}, loopback)
-		})})
+		}))})
+	case "wireguard":
+		kinds = append(kinds, linkKind{"wireguard", "CONFIG_WIREGUARD", orTun(create(func(b *rtnl.Batch) {
+			b.AddKind(rtnl.Link{Name: "wireguard"}, "wireguard")
+		}))})
 	}
 	return kinds
+}
+
+// orTun is for a kind in whose place the agent takes a TUN device where the
+// kernel makes none.
+func orTun(try func(*rtnl.Conn) error) func(*rtnl.Conn) error {
+	return func(links *rtnl.Conn) error {
+		err := try(links)
+		if !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+		if tun := tuntap.Usable(); tun != nil {
+			return fmt.Errorf("%w; and none in userspace in its place: %w", err, tun)
+		}
+		return nil
+	}
 }
 
 // probeKinds creates one link of each kind in a namespace that serves nothing

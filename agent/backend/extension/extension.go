@@ -134,14 +134,20 @@ func (e *Extension) Follow(ctx context.Context, own lease.Lease, all []lease.Lea
 }
 
 // peers are the leases that commands are to be run for, and what is wrong with
-// the others.
+// the others. A command gets all that a lease says, so every family of the
+// network must be sound.
 func (e *Extension) peers(own lease.Lease, all []lease.Lease) (map[lease.Key]lease.Attrs, []string) {
-	found, problems := backend.Peers(e.config, Type, e.underlay, own, all, func(l lease.Lease) error {
-		_, err := text(l.Attrs)
-		return err
-	}, nil)
+	var problems []string
+	for _, f := range e.config.Families() {
+		var wrong []string
+		all, wrong = backend.PeersOf(f, e.config, Type, e.underlay, own, all, func(l lease.Lease) error {
+			_, err := text(l.Attrs)
+			return err
+		}, nil)
+		problems = append(problems, wrong...)
+	}
 	peers := map[lease.Key]lease.Attrs{}
-	for _, l := range found {
+	for _, l := range all {
 		peers[l.Key] = l.Attrs
 	}
 	return peers, problems

@@ -26,9 +26,11 @@ type HostGW struct {
 // publishes has to be the address of its interface (flannel,
 // pkg/backend/hostgw/hostgw.go).
 func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
-	if u.PublicIP != u.Address {
-		return nil, fmt.Errorf("host-gw: the public IP %s is not %s, the address of %s: peers route to it as a next hop, which no address but the interface's own can be",
-			u.PublicIP, u.Address, u.Name)
+	for _, f := range c.Families() {
+		if u.Public(f) != u.Own(f) {
+			return nil, fmt.Errorf("host-gw: the public IP %s is not %s, the address of %s: peers route to it as a next hop, which no address but the interface's own can be",
+				u.Public(f), u.Own(f), u.Name)
+		}
 	}
 	return &HostGW{config: c, underlay: u}, nil
 }
@@ -44,7 +46,9 @@ func (h *HostGW) MTU() int { return h.underlay.MTU }
 func (h *HostGW) Scope() datapath.Scope {
 	return datapath.Scope{
 		Underlays: []string{h.underlay.Name},
-		Bare:      datapath.BareRoutes{Dev: h.underlay.Name, Network: h.config.Network, Len: h.config.SubnetLen},
+		Bare:      backend.BareRoutes(h.config, h.underlay),
+		IPv6:      h.config.EnableIPv6,
+		Contested: backend.Contested(h.config),
 	}
 }
 
@@ -62,19 +66,28 @@ func (h *HostGW) Device() datapath.State { return datapath.NewState() }
 // it is tried again.
 func (h *HostGW) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []string) {
 	s := datapath.NewState()
-	bare := h.Scope().Bare
-	peers, problems := backend.Peers(h.config, Type, h.underlay, own, all, func(l lease.Lease) error {
-		if !bare.Covers(l.Key.Subnet) {
-			return fmt.Errorf("its subnet is not a /%d of %s", bare.Len, bare.Network)
+	var problems []string
+	for _, f := range h.config.Families() {
+		problems = append(problems, h.desired(f, s, own, all)...)
+	}
+	return s, problems
+}
+
+// desired adds the routes of one family.
+func (h *HostGW) desired(f lease.Family, s datapath.State, own lease.Lease, all []lease.Lease) []string {
+	bare, ordinary := h.Scope().Bare, h.config.Range(f)
+	peers, problems := backend.PeersOf(f, h.config, Type, h.underlay, own, all, func(l lease.Lease) error {
+		if !bare.Covers(l.Key.Of(f)) {
+			return fmt.Errorf("its subnet is not a /%d of %s", ordinary.Len, ordinary.Network)
 		}
 		return nil
 	}, nil)
 	for _, l := range peers {
-		via := l.Attrs.PublicIP
+		via := l.Attrs.Public(f)
 		if !h.underlay.Adjacent(via) {
-			problems = append(problems, fmt.Sprintf("lease %s: its PublicIP %s is not on the segment of %s, and host-gw crosses no router", l.Key, via, h.underlay.Name))
+			problems = append(problems, fmt.Sprintf("lease %s: its %s %s is not on the segment of %s, and host-gw crosses no router", l.Key, f.PublicField(), via, h.underlay.Name))
 		}
-		s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: via, Dev: h.underlay.Name})
+		s.Routes.Add(datapath.Route{Dst: l.Key.Of(f), Via: via, Dev: h.underlay.Name})
 	}
-	return s, problems
+	return problems
 }

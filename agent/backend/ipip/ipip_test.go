@@ -9,6 +9,7 @@ import (
 
 	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/agent/forwarder"
 	"github.com/overlab/overlab/agent/lease"
 )
 
@@ -23,7 +24,7 @@ func newBackend(t *testing.T, object string, u backend.Underlay) (backend.Backen
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(c, u)
+	return New(forwarder.Launcher{})(c, u)
 }
 
 func TestNew(t *testing.T) {
@@ -84,6 +85,36 @@ func TestDesired(t *testing.T) {
 		}
 		if d := cmp.Diff([]string{"lease 10.244.4.0-24: it is of the backend vxlan, not ipip"}, problems); d != "" {
 			t.Errorf("problems (-want +got):\n%s", d)
+		}
+	}
+}
+
+// TestUserspace: without a device of the kernel's, a TUN device has the same
+// routes; one that the kernel has made stays.
+func TestUserspace(t *testing.T) {
+	kernel := datapath.NewState()
+	kernel.Links.Add(datapath.Link{Name: device, Kind: kernelKind})
+	tun := datapath.NewState()
+	tun.Links.Add(datapath.Link{Name: device, Kind: userKind})
+	for name, c := range map[string]struct {
+		have  datapath.State
+		makes bool
+		want  string
+	}{
+		"nothing, and it can":    {datapath.NewState(), true, "ip link add flannel.ipip mtu 1480 up type ipip local 172.16.1.1"},
+		"nothing, and it cannot": {datapath.NewState(), false, "ip tuntap add dev flannel.ipip mode tun; ip link set flannel.ipip addrgenmode none; ip link set flannel.ipip mtu 1480 up"},
+		"its own":                {kernel, false, "ip link add flannel.ipip mtu 1480 up type ipip local 172.16.1.1"},
+		"a TUN, and it can now":  {tun, true, "ip link add flannel.ipip mtu 1480 up type ipip local 172.16.1.1"},
+		"a TUN":                  {tun, false, "ip tuntap add dev flannel.ipip mode tun; ip link set flannel.ipip addrgenmode none; ip link set flannel.ipip mtu 1480 up"},
+	} {
+		b, err := newBackend(t, `{"Type":"ipip"}`, eth0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.(*IPIP).makes = func(string) bool { return c.makes }
+		b.Adopt(c.have)
+		if got := datapath.Diff(b.Device(), datapath.NewState())[0].String(); got != c.want {
+			t.Errorf("%s: %s, not %s", name, got, c.want)
 		}
 	}
 }

@@ -7,11 +7,15 @@
 // With DirectRouting a peer on the node's own segment has a plain route by its
 // PublicIP, and no neighbour and no forwarding entry; who that is follows the
 // node's routes and addresses as they change.
+//
+// IPv6 has a device, and all of this, of its own: flannel-v6.VNI, whose outer
+// packets are IPv6, too. The two devices and the pods have one MTU, that of the
+// larger outer header: flannel gives the first device 20 bytes more, which in
+// subnet.env promises pods packets that the second cannot carry.
 package vxlan
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -24,8 +28,9 @@ const (
 	// Type is the backend's name in net-conf.json and in leases.
 	Type = "vxlan"
 	// overhead in bytes: outer IPv4 20, UDP 8, VXLAN 8 (RFC 7348, section 5),
-	// inner Ethernet 14.
-	overhead = 50
+	// inner Ethernet 14; overhead6 with an outer IPv6 header, 40.
+	overhead  = 50
+	overhead6 = 70
 	// kernelPort is the destination port of a device that names none.
 	kernelPort = 8472
 	// maxName is the longest name of a network interface.
@@ -51,10 +56,21 @@ type leaseData struct {
 // VXLAN is one node's part of a VXLAN overlay.
 type VXLAN struct {
 	network  *lease.Config
-	link     datapath.Link
 	underlay backend.Underlay
+	// links are the devices, one for each family of the network.
+	links map[lease.Family]*datapath.Link
 	// bare are the routes of peers on the segment; none without DirectRouting.
 	bare datapath.BareRoutes
+}
+
+var _ backend.DataV6 = (*VXLAN)(nil)
+
+// deviceName is the name of a family's device.
+func deviceName(f lease.Family, vni int) string {
+	if f == lease.IPv4 {
+		return fmt.Sprintf("flannel.%d", vni)
+	}
+	return fmt.Sprintf("flannel-v6.%d", vni)
 }
 
 // New checks the configuration.
@@ -63,36 +79,39 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	if err := json.Unmarshal(c.Backend, &cfg); err != nil {
 		return nil, fmt.Errorf("read the vxlan backend's configuration: %w", err)
 	}
-	name := fmt.Sprintf("flannel.%d", cfg.VNI)
 	if cfg.MTU == 0 {
 		cfg.MTU = u.MTU
 	}
-	// The kernel holds the device to its underlay's MTU, whatever was asked.
-	mtu := min(cfg.MTU, u.MTU) - overhead
+	over, least, why := overhead, 68, "IPv4's 68" // RFC 791
+	if c.EnableIPv6 {
+		over, least, why = overhead6, 1280, "IPv6's 1280" // RFC 8200, section 5
+	}
+	// The kernel holds a device to its underlay's MTU, whatever was asked.
+	mtu := min(cfg.MTU, u.MTU) - over
 	switch {
-	case c.EnableIPv6:
-		return nil, errors.New("IPv6 (EnableIPv6) over vxlan is not in this build")
 	case cfg.VNI < 0 || cfg.VNI >= 1<<24:
 		return nil, fmt.Errorf("VNI %d is not a 24-bit number", cfg.VNI)
-	case len(name) > maxName:
-		return nil, fmt.Errorf("VNI %d: the device's name %s would be longer than %d characters", cfg.VNI, name, maxName)
 	case cfg.Port < 0 || cfg.Port > 65535:
 		return nil, fmt.Errorf("port %d is not a UDP port", cfg.Port)
-	case mtu < 68: // RFC 791
-		return nil, fmt.Errorf("MTU %d of %s (net-conf.json: %d) leaves %d bytes for pods, fewer than IPv4's 68", u.MTU, u.Name, cfg.MTU, mtu)
+	case mtu < least:
+		return nil, fmt.Errorf("MTU %d of %s (net-conf.json: %d) leaves %d bytes for pods, fewer than %s", u.MTU, u.Name, cfg.MTU, mtu, why)
 	}
 	if cfg.Port == 0 {
 		cfg.Port = kernelPort
 	}
-	v := &VXLAN{
-		network: c, underlay: u,
-		link: datapath.Link{
+	v := &VXLAN{network: c, underlay: u, links: map[lease.Family]*datapath.Link{}}
+	for _, f := range c.Families() {
+		name := deviceName(f, cfg.VNI)
+		if len(name) > maxName {
+			return nil, fmt.Errorf("VNI %d: the device's name %s would be longer than %d characters", cfg.VNI, name, maxName)
+		}
+		v.links[f] = &datapath.Link{
 			Name: name, Kind: "vxlan", MAC: datapath.RandomMAC(), MTU: mtu, Up: true, Underlay: u.Name,
-			Local: u.PublicIP, VNI: cfg.VNI, Port: cfg.Port, Learning: cfg.Learning, GBP: cfg.GBP,
-		},
+			Local: u.Public(f), VNI: cfg.VNI, Port: cfg.Port, Learning: cfg.Learning, GBP: cfg.GBP,
+		}
 	}
 	if cfg.DirectRouting {
-		v.bare = datapath.BareRoutes{Dev: u.Name, Network: c.Network, Len: c.SubnetLen}
+		v.bare = backend.BareRoutes(c, u)
 	}
 	return v, nil
 }
@@ -101,79 +120,131 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 func (v *VXLAN) Type() string { return Type }
 
 // MTU implements backend.Backend.
-func (v *VXLAN) MTU() int { return v.link.MTU }
+func (v *VXLAN) MTU() int { return v.links[v.network.Families()[0]].MTU }
 
 // Scope implements backend.Backend.
 func (v *VXLAN) Scope() datapath.Scope {
-	return datapath.Scope{Devices: []string{v.link.Name}, Underlays: []string{v.link.Underlay}, Bare: v.bare}
+	s := datapath.Scope{
+		Underlays: []string{v.underlay.Name}, Bare: v.bare,
+		IPv6: v.network.EnableIPv6, Contested: backend.Contested(v.network),
+	}
+	for _, f := range v.network.Families() {
+		s.Devices = append(s.Devices, v.links[f].Name)
+	}
+	return s
 }
 
-// Adopt keeps the MAC address of a device that is there, compatible or not:
-// the peers know it.
+// Adopt keeps the MAC addresses of devices that are there, compatible or not:
+// the peers know them.
 func (v *VXLAN) Adopt(have datapath.State) {
-	if l, ok := have.Link(v.link.Name); ok {
-		if mac, err := datapath.ParseMAC(l.MAC.String()); err == nil {
-			v.link.MAC = mac
+	for _, link := range v.links {
+		if l, ok := have.Link(link.Name); ok {
+			if mac, err := datapath.ParseMAC(l.MAC.String()); err == nil {
+				link.MAC = mac
+			}
 		}
 	}
 }
 
-// Data implements backend.Backend.
-func (v *VXLAN) Data() json.RawMessage {
-	raw, _ := json.Marshal(leaseData{VNI: v.link.VNI, VtepMAC: v.link.MAC.String()}) // it always can be
+// Recall keeps the MAC addresses that peers have in their tables.
+func (v *VXLAN) Recall(last lease.Attrs) {
+	if last.BackendType != Type {
+		return
+	}
+	for f, raw := range map[lease.Family]json.RawMessage{lease.IPv4: last.BackendData, lease.IPv6: last.BackendV6Data} {
+		var data leaseData
+		link, ok := v.links[f]
+		if !ok || json.Unmarshal(raw, &data) != nil || data.VNI != link.VNI {
+			continue
+		}
+		if mac, err := datapath.ParseMAC(data.VtepMAC); err == nil {
+			link.MAC = mac
+			v.links[f] = link
+		}
+	}
+}
+
+// Data implements backend.Backend; there is none in a network of IPv6 alone.
+func (v *VXLAN) Data() json.RawMessage { return v.data(lease.IPv4) }
+
+// DataV6 implements backend.DataV6.
+func (v *VXLAN) DataV6() json.RawMessage { return v.data(lease.IPv6) }
+
+func (v *VXLAN) data(f lease.Family) json.RawMessage {
+	link, ok := v.links[f]
+	if !ok {
+		return nil
+	}
+	raw, _ := json.Marshal(leaseData{VNI: link.VNI, VtepMAC: link.MAC.String()}) // it always can be
 	return raw
 }
 
 // Device implements backend.Backend.
 func (v *VXLAN) Device() datapath.State {
 	s := datapath.NewState()
-	s.Links.Add(v.link)
+	for _, link := range v.links {
+		s.Links.Add(*link)
+	}
 	return s
 }
 
 // Desired implements backend.Backend.
 func (v *VXLAN) Desired(own lease.Lease, all []lease.Lease) (datapath.State, []string) {
-	dev := v.link.Name
 	s := v.Device()
-	s.Addrs.Add(datapath.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Key.Subnet.Addr(), 32)})
+	var problems []string
+	for _, f := range v.network.Families() {
+		problems = append(problems, v.desired(f, s, own, all)...)
+	}
+	return s, problems
+}
+
+// desired adds what one family needs.
+func (v *VXLAN) desired(f lease.Family, s datapath.State, own lease.Lease, all []lease.Lease) []string {
+	link, subnet := v.links[f], own.Key.Of(f)
+	dev := link.Name
+	s.Addrs.Add(datapath.Addr{Dev: dev, Prefix: netip.PrefixFrom(subnet.Addr(), subnet.Addr().BitLen())})
 	// One MAC has one place in the forwarding database.
-	holders := map[datapath.MAC]netip.Prefix{v.link.MAC: own.Key.Subnet}
+	holders := map[datapath.MAC]netip.Prefix{link.MAC: subnet}
 	macs := map[lease.Key]datapath.MAC{}
-	peers, problems := backend.Peers(v.network, Type, v.underlay, own, all, func(l lease.Lease) (err error) {
-		macs[l.Key], err = vtepMAC(l)
+	peers, problems := backend.PeersOf(f, v.network, Type, v.underlay, own, all, func(l lease.Lease) (err error) {
+		macs[l.Key], err = vtepMAC(f, l)
 		return err
 	}, func(l lease.Lease) error {
 		mac := macs[l.Key]
 		if holder, taken := holders[mac]; taken {
 			return fmt.Errorf("VtepMAC %s is also that of %s: the nodes were cloned, or one took the other's device", mac, holder)
 		}
-		holders[mac] = l.Key.Subnet
+		holders[mac] = l.Key.Of(f)
 		return nil
 	})
 	for _, l := range peers {
-		mac := macs[l.Key]
-		if v.direct(l) {
-			s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: l.Attrs.PublicIP, Dev: v.link.Underlay})
+		mac, dst := macs[l.Key], l.Key.Of(f)
+		if v.direct(f, l) {
+			s.Routes.Add(datapath.Route{Dst: dst, Via: l.Attrs.Public(f), Dev: link.Underlay})
 			continue
 		}
-		via := l.Key.Subnet.Addr()
+		via := dst.Addr()
 		s.Neighs[datapath.NeighKey{Dev: dev, IP: via}] = mac
-		s.FDB.Add(datapath.FDB{Dev: dev, MAC: mac, Dst: l.Attrs.PublicIP})
-		s.Routes.Add(datapath.Route{Dst: l.Key.Subnet, Via: via, Dev: dev, Onlink: true})
+		s.FDB.Add(datapath.FDB{Dev: dev, MAC: mac, Dst: l.Attrs.Public(f)})
+		s.Routes.Add(datapath.Route{Dst: dst, Via: via, Dev: dev, Onlink: true})
 	}
-	return s, problems
+	return problems
 }
 
 // direct reports whether a peer's packets need no tunnel.
-func (v *VXLAN) direct(l lease.Lease) bool {
-	return v.bare.Dev != "" && v.bare.Covers(l.Key.Subnet) && v.underlay.Adjacent(l.Attrs.PublicIP)
+func (v *VXLAN) direct(f lease.Family, l lease.Lease) bool {
+	return v.bare.Dev != "" && v.bare.Covers(l.Key.Of(f)) && v.underlay.Adjacent(l.Attrs.Public(f))
 }
 
 // vtepMAC reads the address of another node's VTEP from its lease.
-func vtepMAC(l lease.Lease) (datapath.MAC, error) {
+func vtepMAC(f lease.Family, l lease.Lease) (datapath.MAC, error) {
 	var data leaseData
-	if err := json.Unmarshal(l.Attrs.BackendData, &data); err != nil {
-		return datapath.MAC{}, fmt.Errorf("BackendData %q: %w", l.Attrs.BackendData, err)
+	field := "BackendData"
+	if f == lease.IPv6 {
+		field = "BackendV6Data"
+	}
+	if err := json.Unmarshal(l.Attrs.Data(f), &data); err != nil {
+		return datapath.MAC{}, fmt.Errorf("%s %q: %w", field, l.Attrs.Data(f), err)
 	}
 	mac, err := datapath.ParseMAC(data.VtepMAC)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -36,11 +35,11 @@ func (s *Store) Acquire(ctx context.Context, c lease.Claim) (lease.Grant, error)
 			return g, nil
 		}
 		if !errors.Is(err, errLostRace) {
-			return lease.Grant{}, fmt.Errorf("acquire a subnet for %s: %w", c.Attrs.PublicIP, err)
+			return lease.Grant{}, fmt.Errorf("acquire a subnet for %s: %w", c.Config.Identity(c.Attrs), err)
 		}
-		s.log.Info("another node took the subnet first; trying again", "publicIP", c.Attrs.PublicIP)
+		s.log.Info("another node took the subnet first; trying again", "publicIP", c.Config.Identity(c.Attrs))
 	}
-	return lease.Grant{}, fmt.Errorf("acquire a subnet for %s: lost %d races for one", c.Attrs.PublicIP, maxRaces)
+	return lease.Grant{}, fmt.Errorf("acquire a subnet for %s: lost %d races for one", c.Config.Identity(c.Attrs), maxRaces)
 }
 
 // acquisition is one run of Acquire.
@@ -63,9 +62,11 @@ func (a *acquisition) try(ctx context.Context) (lease.Grant, error) {
 	leases := view.leases()
 	own, stale := lease.Own(a.claim, leases)
 	for _, l := range stale {
+		a.log.Warn("giving back a subnet that the network configuration no longer allows", "subnet", l.Key)
 		if err := a.drop(ctx, l); err != nil {
 			return lease.Grant{}, err
 		}
+		delete(view.entries, view.key(l.Key))
 	}
 	if own == nil {
 		own = view.ruined(a.claim.Previous)
@@ -73,26 +74,25 @@ func (a *acquisition) try(ctx context.Context) (lease.Grant, error) {
 	if own != nil {
 		return a.reuse(ctx, *own)
 	}
-	subnets, err := lease.Allocate(a.claim, view.taken())
+	keys, err := lease.Allocate(a.claim, view.taken())
 	if err != nil {
 		return lease.Grant{}, err
 	}
-	return a.create(ctx, lease.Key{Subnet: subnets[rand.IntN(len(subnets))]})
+	return a.create(ctx, keys[rand.IntN(len(keys))])
 }
 
 // ruined returns the key of a subnet that we remember as ours and whose value
 // somebody has made unreadable.
-func (v *view) ruined(previous netip.Prefix) *lease.Lease {
-	e, ok := v.entries[v.key(lease.Key{Subnet: previous})]
-	if !previous.IsValid() || !ok || !e.bad {
+func (v *view) ruined(previous lease.Key) *lease.Lease {
+	e, ok := v.entries[v.key(previous)]
+	if !ok || !e.bad {
 		return nil
 	}
 	return &e.lease
 }
 
-// drop deletes a lease of ours that the configuration no longer allows.
+// drop deletes a lease of ours.
 func (a *acquisition) drop(ctx context.Context, l lease.Lease) error {
-	a.log.Warn("giving back a subnet that the network configuration no longer allows", "subnet", l.Key)
 	key := a.key(l.Key)
 	_, err := a.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(key), "=", l.Revision)).
@@ -100,8 +100,8 @@ func (a *acquisition) drop(ctx context.Context, l lease.Lease) error {
 	return err
 }
 
-// reuse claims the key that carries our PublicIP: our own of an earlier run,
-// or one that was reserved for us. A key that never expires stays so.
+// reuse claims the key that carries our Identity: our own of an earlier run, or
+// one that was reserved for us. A key that never expires stays so.
 func (a *acquisition) reuse(ctx context.Context, l lease.Lease) (lease.Grant, error) {
 	ttl, err := a.prolong(ctx, l.ID)
 	if errors.Is(err, lease.ErrExpired) { // it ran out since we looked
@@ -124,14 +124,32 @@ func (a *acquisition) reuse(ctx context.Context, l lease.Lease) (lease.Grant, er
 	return g, err
 }
 
-// create takes a free subnet.
+// create takes free subnets. That no other node has the key does not say that
+// none has a subnet of it: two keys can share the subnet of one family. Whoever
+// wrote such a key later gives it back.
 func (a *acquisition) create(ctx context.Context, k lease.Key) (lease.Grant, error) {
 	if err := a.prepare(ctx); err != nil {
 		return lease.Grant{}, err
 	}
 	g, err := a.put(ctx, k, a.spare, clientv3.Compare(clientv3.Version(a.key(k)), "=", 0))
 	g.TTL = lease.TTL
-	return g, err
+	if err != nil || !k.Subnet.IsValid() || !k.Subnet6.IsValid() {
+		return g, err
+	}
+	view, err := a.listAt(ctx, g.Lease.Revision)
+	if err != nil {
+		return lease.Grant{}, errors.Join(err, a.drop(ctx, g.Lease))
+	}
+	for _, l := range view.taken() {
+		if l.Key != k && l.Key.Overlaps(k) {
+			if err := a.drop(ctx, g.Lease); err != nil {
+				return lease.Grant{}, err
+			}
+			a.spare = clientv3.LeaseID(g.Lease.ID)
+			return lease.Grant{}, errLostRace
+		}
+	}
+	return g, nil
 }
 
 // prepare makes sure that there is an etcd lease to put a key under.

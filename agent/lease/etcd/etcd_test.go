@@ -192,19 +192,19 @@ func TestK8ReservationNeverExpires(t *testing.T) {
 func TestAcquirePrevious(t *testing.T) {
 	f := start(t)
 	c := claim(3, wide)
-	c.Previous = netip.MustParsePrefix("10.244.200.0/24")
-	if g := f.acquire(f.store, c); g.Lease.Key.Subnet != c.Previous {
+	c.Previous = lease.Key{Subnet: netip.MustParsePrefix("10.244.200.0/24")}
+	if g := f.acquire(f.store, c); g.Lease.Key != c.Previous {
 		t.Errorf("got %s, not the previous subnet", g.Lease.Key)
 	}
 	// Its value was ruined: still ours.
 	f.put("/subnets/10.244.200.0-24", `garbage`)
-	if g := f.acquire(f.store, c); g.Lease.Key.Subnet != c.Previous {
+	if g := f.acquire(f.store, c); g.Lease.Key != c.Previous {
 		t.Errorf("got %s, not the ruined key's subnet", g.Lease.Key)
 	}
 	// Somebody else has it.
 	c = claim(4, wide)
-	c.Previous = netip.MustParsePrefix("10.244.200.0/24")
-	if g := f.acquire(f.store, c); g.Lease.Key.Subnet == c.Previous {
+	c.Previous = lease.Key{Subnet: netip.MustParsePrefix("10.244.200.0/24")}
+	if g := f.acquire(f.store, c); g.Lease.Key == c.Previous {
 		t.Error("took another node's subnet")
 	}
 	// The configuration no longer allows what the node has.

@@ -38,14 +38,17 @@ func (s *Store) key(k lease.Key) string { return s.subnets() + k.String() }
 func (s *Store) subnets() string { return path.Join(s.prefix, "subnets") + "/" }
 
 // list reads every key.
-func (s *Store) list(ctx context.Context) (*view, error) {
+func (s *Store) list(ctx context.Context) (*view, error) { return s.listAt(ctx, 0) }
+
+// listAt reads every key as it was at a revision; 0 is the newest.
+func (s *Store) listAt(ctx context.Context, revision int64) (*view, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	client, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r, err := client.Get(ctx, s.subnets(), clientv3.WithPrefix())
+	r, err := client.Get(ctx, s.subnets(), clientv3.WithPrefix(), clientv3.WithRev(revision))
 	if err != nil {
 		return nil, fmt.Errorf("read %s from etcd: %w", s.subnets(), err)
 	}

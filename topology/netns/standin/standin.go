@@ -2,7 +2,7 @@
 // that articles about overlays use, from the lab's plan: there is no API
 // server and no container engine in a lab of network namespaces, but its pods
 // have names, addresses and namespaces all the same. Whatever it cannot answer
-// it refuses, and says what it is.
+// it refuses, and says what it is. Its etcdctl asks the lab's own etcd.
 //
 // It also stands in front of tcpdump, which on Debian and Ubuntu gives up root
 // at its start and fails where the user namespace of a lab has no user to
@@ -27,7 +27,7 @@ import (
 const labFolder = "/run/overlab"
 
 // Names are the commands that the package stands in for.
-func Names() []string { return []string{"docker", "kubectl", "tcpdump"} }
+func Names() []string { return []string{"docker", "etcdctl", "kubectl", "tcpdump"} }
 
 // Handles reports whether a program that was called by the name argv0 ought
 // to call Main.
@@ -60,7 +60,9 @@ type World struct {
 	// Enter makes the process another program, inside a pod. Stdin tells
 	// whether the program reads the caller's standard input. It returns only
 	// with an error.
-	Enter       func(pod *topology.Pod, argv []string, stdin bool) error
+	Enter func(pod *topology.Pod, argv []string, stdin bool) error
+	// Store is the URL of the lab's etcd, as nodes reach it.
+	Store       string
 	Out, ErrOut io.Writer
 }
 
@@ -80,6 +82,7 @@ func open() (*World, error) {
 		return nil, fmt.Errorf("read the lab's age: %w", err)
 	}
 	w.Age = time.Since(st.ModTime())
+	w.Store = w.store()
 	if w.Host, err = os.Hostname(); err != nil {
 		return nil, fmt.Errorf("read the host name: %w", err)
 	}
@@ -100,6 +103,8 @@ func (w *World) Run(args []string) int {
 		err = w.kubectl(args[1:])
 	case "docker":
 		err = w.docker(args[1:])
+	case "etcdctl":
+		err = w.etcdctl(args[1:])
 	default:
 		err = fmt.Errorf("overlab stands in for %s, and not for this", strings.Join(Names(), ", "))
 	}

@@ -135,7 +135,7 @@ func TestRefusals(t *testing.T) {
 		"docker inspect":                  "needs a container",
 		"docker inspect web -f {{.Nope}":  "--format",
 		"docker inspect web -f {{.Nope}}": "--format",
-		"podman ps":                       "overlab stands in for docker, kubectl, tcpdump",
+		"podman ps":                       "overlab stands in for docker, etcdctl, kubectl, tcpdump",
 	} {
 		w, _ := world(t, "n1")
 		code := w.Run(strings.Fields(command))

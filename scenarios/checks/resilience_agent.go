@@ -1,0 +1,210 @@
+package checks
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/overlab/overlab/harness/lease"
+	"github.com/overlab/overlab/harness/probe"
+	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/topology"
+)
+
+// maxRestarts is how many agents of a large lab are restarted.
+const maxRestarts = 8
+
+// agentsRestarted kills one agent after the other (RS-01).
+func agentsRestarted(ctx context.Context, env *suite.Env) error {
+	plan := env.Plan()
+	restarter, can := env.Lab().(suite.AgentRestarter)
+	if !can {
+		return suite.NotApplicablef("this lab cannot restart agents")
+	}
+	before, err := leases(ctx, env)
+	if err != nil {
+		return err
+	}
+	nodes := withAgents(plan)
+	all := len(nodes)
+	nodes = nodes[max(0, all-maxRestarts):]
+	flows, err := startTraffic(ctx, env, 100)
+	if err != nil {
+		return err
+	}
+	for i := range nodes {
+		if err := restartUnseen(ctx, env, restarter, nodes[i]); err != nil {
+			return err
+		}
+	}
+	passed, err := flows.end(ctx, env)
+	if err != nil {
+		return err
+	}
+	after, err := leases(ctx, env)
+	if err != nil {
+		return err
+	}
+	for _, l := range before {
+		if !slices.Contains(after, l) {
+			env.Fail("lease "+l.Key, fmt.Sprintf("as before: %+v", l), fmt.Sprintf("%+v", after))
+		}
+	}
+	env.Evidence("%d of %s killed and restarted, %s", len(nodes), count(all, "agent"), passed)
+	return nil
+}
+
+// restartUnseen restarts a node's agent, and judges that the node's entries are
+// those of before.
+func restartUnseen(ctx context.Context, env *suite.Env, r suite.AgentRestarter, n *topology.Node) error {
+	st, err := stateOf(ctx, env, n.Name)
+	if err != nil {
+		return err
+	}
+	was := entries(env.Plan(), st)
+	restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
+	defer cancel()
+	if err := r.RestartAgent(restarting, n.Name); err != nil {
+		return fmt.Errorf("restart the agent of %s: %w", n.Name, err)
+	}
+	if st, err = stateOf(ctx, env, n.Name); err != nil {
+		return err
+	}
+	if diff := changed(env.Plan(), was, st); diff != "" {
+		env.Fail(n.Name, "the entries of before the agent's restart", diff)
+	}
+	return nil
+}
+
+// leases reads the store's leases; none where the store is not etcd.
+func leases(ctx context.Context, env *suite.Env) ([]lease.Lease, error) {
+	if env.Plan().Store.Type != "etcd" {
+		return nil, nil
+	}
+	reading, cancel := context.WithTimeout(ctx, env.Timeouts().Store)
+	defer cancel()
+	all, err := lease.List(reading, env.Lab())
+	if all != nil {
+		return all, nil // that others cannot be read is CP-06's to tell
+	}
+	return all, err
+}
+
+// peerLeavesUnseen lets a peer go while an agent is away (RS-04).
+func peerLeavesUnseen(ctx context.Context, env *suite.Env) error {
+	plan := env.Plan()
+	holder, can := env.Lab().(suite.AgentHolder)
+	if !can {
+		return suite.NotApplicablef("this lab cannot keep agents ended")
+	}
+	g, err := newGhost(env)
+	if err != nil {
+		return err
+	}
+	flows, err := startTraffic(ctx, env, 100)
+	if err != nil {
+		return err
+	}
+	if _, err := g.join(ctx); err != nil {
+		return err
+	}
+	nodes := withAgents(plan)
+	node := nodes[len(nodes)-1]
+	release, err := holdAgent(ctx, env, holder, node.Name)
+	if err != nil {
+		return err
+	}
+	if err := lease.Delete(ctx, env.Lab(), g.lease.Key); err != nil {
+		return err
+	}
+	st, err := stateOf(ctx, env, node.Name)
+	if err != nil {
+		return err
+	}
+	if g.missing(node, st) != "" {
+		return suite.Inconclusivef("the entries of the peer were gone before its agent came back to see to them")
+	}
+	if err := release(ctx); err != nil {
+		return err
+	}
+	took, err := g.gone(ctx)
+	if err != nil {
+		return err
+	}
+	passed, err := flows.end(ctx, env)
+	env.Evidence("%s forgot %s within %v of its agent's return, %s", node.Name, g.lease.Subnet, rounded(took), passed)
+	return err
+}
+
+// holdAgent keeps a node's agent ended until release, or the end of the check.
+func holdAgent(ctx context.Context, env *suite.Env, h suite.AgentHolder, node string) (release func(context.Context) error, err error) {
+	return held(ctx, env, node+"'s agent", func(ctx context.Context) (func(context.Context) error, error) { return h.HoldAgent(ctx, node) })
+}
+
+// held keeps something ended until release, or the end of the check.
+func held(ctx context.Context, env *suite.Env, what string, hold func(context.Context) (func(context.Context) error, error)) (release func(context.Context) error, err error) {
+	holding, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
+	defer cancel()
+	let, err := hold(holding)
+	if err != nil {
+		return nil, fmt.Errorf("end %s: %w", what, err)
+	}
+	var once sync.Once
+	release = func(ctx context.Context) error {
+		var err error
+		once.Do(func() { err = let(ctx) })
+		return err
+	}
+	env.Restore(what, release)
+	return release, nil
+}
+
+// storeOutage takes the store away for a while (RS-09).
+func storeOutage(ctx context.Context, env *suite.Env) error {
+	plan := env.Plan()
+	holder, can := env.Lab().(suite.StoreHolder)
+	if !can {
+		return suite.NotApplicablef("this lab cannot stop its store")
+	}
+	g, err := newGhost(env)
+	if err != nil {
+		return err
+	}
+	before := map[string][]string{}
+	for _, name := range nodeNames(plan) {
+		st, err := stateOf(ctx, env, name)
+		if err != nil {
+			return err
+		}
+		before[name] = entries(plan, st)
+	}
+	flows, err := startTraffic(ctx, env, 100)
+	if err != nil {
+		return err
+	}
+	release, err := held(ctx, env, "the store", holder.HoldStore)
+	if err != nil {
+		return err
+	}
+	const rate = 100
+	if err := flows.more(ctx, int(env.Timeouts().Outage.Seconds()*rate)); err != nil {
+		return err
+	}
+	if err := release(ctx); err != nil {
+		return err
+	}
+	_, err = follow(ctx, env, "the entries of before the outage", func(n *topology.Node, st *probe.State) string {
+		return changed(plan, before[n.Name], st)
+	})
+	if err != nil {
+		return err
+	}
+	took, err := g.join(ctx)
+	if err != nil {
+		return err
+	}
+	passed, err := flows.end(ctx, env)
+	env.Evidence("no store for %v, %s; a new lease followed %v after its return", env.Timeouts().Outage, passed, rounded(took))
+	return err
+}
