@@ -122,3 +122,37 @@ func TestBlackhole(t *testing.T) {
 		t.Errorf("--cleanup left %s", got)
 	}
 }
+
+// TestBlackhole6: a node of a network with both families has a blackhole of
+// each.
+//
+//	blackhole 10.244.100.0/24, blackhole fd00:10:244:100::/64, both of metric 2147483647
+func TestBlackhole6(t *testing.T) {
+	for name, config := range map[string]string{"dual": dualConf, "alloc": strings.Replace(dualConf, "vxlan", "alloc", 1)} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, config)
+			n := c.node6(1, "--ip-blackhole-route").start()
+			n.waitReady()
+			v4, v6 := fmt.Sprintf("blackhole %s metric 2147483647", n.subnet()), fmt.Sprintf("blackhole %s dev lo metric 2147483647", n.subnet6())
+			holes := func() string { return n.sh("ip route show type blackhole; ip -6 route show type blackhole") }
+			present := func() error {
+				if got := holes(); countLines(got, v4) != 1 || countLines(got, v6) != 1 || countLines(got, "") != 3 {
+					return errors.New(got)
+				}
+				return nil
+			}
+			const stale, foreign = "fd00:10:244:66::/64 metric 2147483647", "fd00:10:244:77::/64"
+			n.sh("ip -6 route add blackhole " + foreign + "; ip -6 route add blackhole " + stale + "; ip -6 route del " + v6)
+			n.eventually("the blackhole comes back, and the stale one goes", present)
+			n.waitReady()
+			pod := n.subnet6().Addr().Next().Next()
+			n.sh(fmt.Sprintf("! ip route get %[1]s 2>/dev/null; ip link add cni0 type bridge; sysctl -qw net.ipv6.conf.cni0.disable_ipv6=0; ip link set cni0 up;"+
+				"ip addr add %[2]s/64 dev cni0 nodad; ip route get %[1]s | grep cni0", pod, n.subnet6().Addr().Next()))
+			n.stop()
+			n.agent("--cleanup")
+			if got := holes(); countLines(got, "") != 1 || countLines(got, "blackhole "+foreign) != 1 {
+				t.Errorf("--cleanup left %s", got)
+			}
+		})
+	}
+}
