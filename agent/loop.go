@@ -352,7 +352,10 @@ func (l *loop) reconcile(why string) {
 		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
 	}
 	l.report(topicDatapath, err)
-	l.follow.look()
+	l.follow.look(slices.ContainsFunc(made, func(c datapath.Change) bool {
+		_, link := c.Entry.(datapath.Link)
+		return link
+	}))
 	if err == nil {
 		l.retryPause.reset()
 		l.retry.Stop()

@@ -46,4 +46,8 @@ type Verifier interface {
 	// and changes nothing. It must be quick: it is called every half second, and
 	// whenever somebody asks whether the node is ready.
 	Verify(ctx context.Context, own lease.Lease, all []lease.Lease) error
+	// Disturbed tells that one of the backend's devices was changed and has been
+	// repaired. It is called before Verify, which says no if that lost anything
+	// which Follow makes.
+	Disturbed()
 }
