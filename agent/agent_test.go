@@ -667,36 +667,3 @@ func BenchmarkMesh(b *testing.B) {
 		})
 	}
 }
-
-// BenchmarkNewLease measures from the put of a lease to the route on a node.
-func BenchmarkNewLease(b *testing.B) {
-	c := newCluster(b, netConf)
-	n := c.node(1)
-	n.program = program(b)
-	n.start().waitReady()
-	var listener *rtnl.Listener
-	if err := n.set.Do(func() (err error) {
-		listener, err = rtnl.Listen(unix.RTNLGRP_IPV4_ROUTE)
-		return err
-	}); err != nil {
-		b.Fatal(err)
-	}
-	defer listener.Close()
-	i := 0
-	for b.Loop() {
-		i++
-		subnet := fmt.Sprintf("10.244.%d.0", i%250+1)
-		if subnet == n.subnet().Addr().String() {
-			continue
-		}
-		c.peer(subnet, fmt.Sprintf("172.17.%d.%d", i/250, i%250+1), fmt.Sprintf("02:00:00:01:%02x:%02x", i/250, i%250))
-		for seen := i > 250; !seen; { // later rounds change entries, not routes
-			if err := listener.Wait(); err != nil {
-				b.Fatal(err)
-			}
-			if err := listener.Drain(func(rtnl.Message) error { seen = true; return nil }); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-}

@@ -73,7 +73,10 @@ func newCluster(t testing.TB, config string) *cluster {
 	}
 	c := &cluster{TB: t, conn: conn}
 	var b rtnl.Batch
-	b.AddBridge(rtnl.Link{Name: "br0", Index: 1000, Up: true})
+	// Without an address of its own the bridge takes the lowest of its ports':
+	// a node that comes would cut the others off from the store until their
+	// neighbour entries have aged.
+	b.AddBridge(rtnl.Link{Name: "br0", Index: 1000, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0xfe}, Up: true})
 	b.AddAddr(1000, netip.MustParsePrefix("172.16.0.254/16"))
 	if err := conn.Do(&b); err != nil {
 		t.Fatal(err)

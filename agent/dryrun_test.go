@@ -243,6 +243,28 @@ func TestDryRunKube(t *testing.T) {
 	})
 }
 
+// TestDryRunKubeDualStack: the addresses that an administrator wants to be used
+// are those of both families.
+func TestDryRunKubeDualStack(t *testing.T) {
+	c := newKubeCluster(t, kubetest.Fake)
+	c.api.AddNode(t, nodeName(1), podCIDR(1), "fd00:10:244:1::/64")
+	c.api.Annotate(t, nodeName(1), map[string]any{
+		flannelPrefix + "node-public-ip": "192.0.2.1", flannelPrefix + "node-public-ipv6": "2001:db8::1",
+	})
+	n := c.member(1, dualConf, "--ip-blackhole-route")
+	n.addIPv6()
+	said := n.dryRun(1)
+	for _, part := range []string{
+		"# the store has assigned 10.244.1.0-24&fd00:10:244:1::-64 to this node",
+		`"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1"`, " local 2001:db8::1 dev eth0",
+		"ip route replace blackhole fd00:10:244:1::/64 metric 2147483647", "FLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64",
+	} {
+		if countLines(said, part) != 1 {
+			t.Errorf("%s is not in\n%s", part, said)
+		}
+	}
+}
+
 // TestDryRunWireGuard: it makes no key, and reads the device that there is.
 func TestDryRunWireGuard(t *testing.T) {
 	requireWireGuard(t)

@@ -29,9 +29,14 @@ const (
 func (c *cluster) node6(n int, args ...string) *node {
 	c.Helper()
 	nd := c.node(n, args...)
-	nd.sh("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.all.forwarding=1;" +
-		fmt.Sprintf("ip addr add fd00:172:16::%x/64 dev eth0 nodad", n))
+	nd.addIPv6()
 	return nd
+}
+
+func (n *node) addIPv6() {
+	n.Helper()
+	n.sh("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.all.forwarding=1;" +
+		fmt.Sprintf("ip addr add %s/64 dev eth0 nodad", n.ip6()))
 }
 
 func (n *node) ip6() string { return fmt.Sprintf("fd00:172:16::%x", n.ip.As4()[3]) }

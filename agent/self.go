@@ -60,5 +60,8 @@ func instructed(o underlay.Options, self lease.Self) underlay.Options {
 	if self.PublicIP.IsValid() {
 		o.PublicIP = self.PublicIP
 	}
+	if self.PublicIPv6.IsValid() {
+		o.PublicIPv6 = self.PublicIPv6
+	}
 	return o
 }

@@ -112,13 +112,15 @@ func (s *Store) patch(ctx context.Context, name string, merge []byte) (*corev1.N
 	return n, nil
 }
 
+// list and watch do not try again by themselves, as requests do: the reflector
+// does, and until then it is to be known that nothing is followed.
 func (s *Store) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	l := new(corev1.NodeList)
-	err := s.client.Get().Resource("nodes").VersionedParams(&o, s.parameters).Do(ctx).Into(l)
+	err := s.client.Get().Resource("nodes").MaxRetries(0).VersionedParams(&o, s.parameters).Do(ctx).Into(l)
 	return l, err
 }
 
 func (s *Store) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	o.Watch = true
-	return s.client.Get().Resource("nodes").VersionedParams(&o, s.parameters).Watch(ctx)
+	return s.client.Get().Resource("nodes").MaxRetries(0).VersionedParams(&o, s.parameters).Watch(ctx)
 }
