@@ -267,7 +267,7 @@ func TestDryRunKubeDualStack(t *testing.T) {
 
 // TestDryRunWireGuard: it makes no key, and reads the device that there is.
 func TestDryRunWireGuard(t *testing.T) {
-	requireWireGuard(t)
+	kernel := requireWireGuard(t)
 	c := newCluster(t, wireguardConf)
 	n := c.wireguardNode(1)
 	key, err := wgtypes.GenerateKey()
@@ -281,6 +281,9 @@ func TestDryRunWireGuard(t *testing.T) {
 		if !strings.Contains(said, line) {
 			t.Errorf("%s is not in\n%s", line, said)
 		}
+	}
+	if process := countLines(said, "# this kernel has no WireGuard") == 1; process == kernel {
+		t.Errorf("it prints\n%s", said)
 	}
 	n.start().waitReady()
 	n.stop()

@@ -31,7 +31,7 @@ const resync = 30 * time.Second
 // where something is, and 2 for trouble.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
 	if len(args) > 0 && args[0] == forwarder.Command {
-		return forward(ctx, args[1:], stderr)
+		return forward(ctx, args[1:], stderr, environ)
 	}
 	s, err := parse(args, environ, stderr)
 	switch {
@@ -61,8 +61,10 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer, environ [
 }
 
 // forward runs a forwarder, which an agent has started.
-func forward(ctx context.Context, args []string, stderr io.Writer) int {
-	log := slog.New(slog.NewTextHandler(stderr, nil))
+func forward(ctx context.Context, args []string, stderr io.Writer, environ []string) int {
+	s := &settings{}
+	_ = fromEnvironment(s.flagSet(), environ) // of what is wrong there, the agent has told
+	log := newLog(s, stderr)
 	if err := forwarder.Main(ctx, args, engines(), log); err != nil {
 		log.Error("the forwarder ends", "err", err)
 		return 1
@@ -83,7 +85,9 @@ func newLog(s *settings, stderr io.Writer) *slog.Logger {
 
 // options are the agent's, as the flags have them.
 func options(s *settings, store lease.Store, log *slog.Logger) agent.Options {
-	forwarders := forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log}
+	forwarders := forwarder.Launcher{Folder: filepath.Dir(s.subnetFile), Log: log, Env: []string{
+		envPrefix + "LOG_FORMAT=" + s.logFormat, fmt.Sprintf("%sV=%d", envPrefix, s.verbosity),
+	}}
 	return agent.Options{
 		Store: store, Backends: backends(forwarders, s.wireguardKey),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,

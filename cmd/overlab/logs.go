@@ -80,7 +80,7 @@ func openLogs(s topology.Status, nodes []string) ([]*logFile, error) {
 	}
 	for _, n := range nodes {
 		if paths[n] == "" {
-			return nil, fmt.Errorf("no node %s in lab %s; it has %s", n, s.Name, strings.Join(append(all, supervisorLog), ", "))
+			return nil, fmt.Errorf("lab %s has no log of %s; it has those of %s", s.Name, n, strings.Join(append(all, supervisorLog), ", "))
 		}
 		width = max(width, len(n))
 	}

@@ -62,7 +62,7 @@ func TestRestartPolicies(t *testing.T) {
 	}
 	contains(t, o.must(t, "logs"), "master | time=", "node-1 | foreign: ", "node-2 | time=")
 	o.must(t, "logs", "supervisor")
-	if r := o.run(t, "logs", "node-9"); r.code != 2 || !strings.Contains(r.err, "no node node-9 in lab") {
+	if r := o.run(t, "logs", "node-9"); r.code != 2 || !strings.Contains(r.err, "has no log of node-9") {
 		t.Error("logs of no node:", r)
 	}
 }

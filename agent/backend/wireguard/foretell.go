@@ -37,10 +37,14 @@ func (w *WireGuard) Foretell(own lease.Lease, all []lease.Lease) ([]string, erro
 	var due change
 	err := w.with(func(c control) (err error) {
 		due, err = w.look(c, want)
-		if errors.Is(err, os.ErrNotExist) {
-			due, err = w.difference(new(wgtypes.Device), want), nil
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
-		return err
+		due = w.difference(new(wgtypes.Device), want)
+		if w.link.Kind == userKind {
+			commands = append(commands, fmt.Sprintf("# this kernel has no WireGuard: the agent starts the process that is %s, and wg needs it", Device))
+		}
+		return nil
 	})
 	if len(due.commands) > 0 && w.psk != (wgtypes.Key{}) {
 		commands = append(commands, "# preshared-key stands for a file with the PSK of the network's configuration")
