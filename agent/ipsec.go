@@ -17,7 +17,11 @@ func settleIPsec(s datapath.Scope, log *slog.Logger) error {
 	if !s.IPsec {
 		return removeIPsec(log)
 	}
-	err := datapath.ProbeESP()
+	return explainESP(datapath.ProbeESP())
+}
+
+// explainESP says of a kernel that lacks what ipsec needs how to get it.
+func explainESP(err error) error {
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("%w: this kernel encrypts no ESP packets with AES-GCM (CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_CRYPTO_GCM); "+
 			"load the module with `modprobe esp4`, or choose another backend", err)

@@ -182,14 +182,25 @@ func (l *loop) publish() {
 	}
 	l.published = l.own.Lease.Key
 	l.writeSubnetFile()
+	l.guard.configs.put(l.agent.firewallsFor(l.node, l.published))
+}
+
+// firewallsFor is what the firewall ought to be on a node with that lease, one
+// of each of the network's families.
+func (a *Agent) firewallsFor(n *node, k lease.Key) []firewall.Config {
 	var configs []firewall.Config
-	for _, f := range l.config.Families() {
+	for _, f := range n.config.Families() {
 		configs = append(configs, firewall.Config{
-			Network: l.config.Range(f).Network, Subnet: l.published.Of(f), NFTables: l.config.EnableNFTables,
-			Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
+			Network: n.config.Range(f).Network, Subnet: k.Of(f), NFTables: n.config.EnableNFTables,
+			Forward: a.Forward, Masquerade: a.Masquerade, PredictablePorts: a.PredictablePorts,
 		})
 	}
-	l.guard.configs.put(configs)
+	return configs
+}
+
+// subnetEnvFor is what subnet.env ought to say on a node with that lease.
+func (a *Agent) subnetEnvFor(n *node, k lease.Key) subnetEnv {
+	return subnetEnv{config: n.config, key: k, mtu: n.backend.MTU(), masquerade: a.Masquerade}
 }
 
 // watchOwn looks after our own key in the store: whoever deletes or overwrites
@@ -263,7 +274,7 @@ func (l *loop) desire() {
 	if l.own == nil || l.snapshot == nil {
 		return
 	}
-	want, problems := l.backend.Desired(l.own.Lease, l.snapshot.Leases)
+	want, problems := l.agent.desired(l.node, l.own.Lease, l.snapshot.Leases)
 	l.want = &want
 	l.follow.tell(l.own.Lease, l.snapshot.Leases)
 	for _, p := range problems {
@@ -272,6 +283,17 @@ func (l *loop) desire() {
 		}
 	}
 	l.problems = problems
+}
+
+// desired is what the backend wants, and what the options do besides.
+func (a *Agent) desired(n *node, own lease.Lease, all []lease.Lease) (want datapath.State, problems []string) {
+	want, problems = n.backend.Desired(own, all)
+	for _, f := range n.config.Families() {
+		if subnet := own.Key.Of(f); a.Blackhole && subnet.IsValid() {
+			want.Routes.Add(datapath.BlackholeRoute(subnet))
+		}
+	}
+	return want, problems
 }
 
 // takeNotifications follows the kernel. Our own changes are in the picture
@@ -336,7 +358,10 @@ func (l *loop) reconcile(why string) {
 		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
 	}
 	l.report(topicDatapath, err)
-	l.follow.look()
+	l.follow.look(slices.ContainsFunc(made, func(c datapath.Change) bool {
+		_, link := c.Entry.(datapath.Link)
+		return link
+	}))
 	if err == nil {
 		l.retryPause.reset()
 		l.retry.Stop()
@@ -446,8 +471,7 @@ func (l *loop) writeSubnetFile() {
 	if l.published == (lease.Key{}) {
 		return
 	}
-	env := subnetEnv{config: l.config, key: l.published, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade}
-	changed, err := env.write(l.agent.SubnetFile)
+	changed, err := l.agent.subnetEnvFor(l.node, l.published).write(l.agent.SubnetFile)
 	if err == nil {
 		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)
 	}

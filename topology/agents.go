@@ -12,7 +12,13 @@ import (
 func (x *expansion) agents() {
 	for _, m := range x.nodes {
 		path, s := x.agentSpec(m)
-		m.plan.Agent = Agent{Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true), ByHand: or(s.ByHand, false)}
+		m.plan.Agent = Agent{
+			Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true),
+			Restart: RestartAlways, ByHand: or(s.ByHand, false),
+		}
+		if s.Restart != "" {
+			m.plan.Agent.Restart = RestartPolicy(s.Restart)
+		}
 		if m.plan.Agent.ByHand && len(s.Command)+len(s.Args) > 0 {
 			x.add(path("byHand"), "no agent runs on node %s, so that it has neither command nor args", m.plan.Name)
 		}
@@ -52,6 +58,9 @@ func (x *expansion) agentSpec(m *machine) (path func(key string) string, s Agent
 	}
 	if own.IPMasq != nil {
 		s.IPMasq, mine["ipMasq"] = own.IPMasq, true
+	}
+	if own.Restart != "" {
+		s.Restart, mine["restart"] = own.Restart, true
 	}
 	if own.ByHand != nil {
 		s.ByHand, mine["byHand"] = own.ByHand, true

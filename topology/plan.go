@@ -199,9 +199,23 @@ type Agent struct {
 	Underlay string `json:"underlay"`
 	// IPMasq asks for masquerading of what leaves the overlay.
 	IPMasq bool `json:"ipMasq"`
+	// Restart says when the program is started again that has ended by itself.
+	Restart RestartPolicy `json:"restart"`
 	// ByHand says that no agent runs on the node.
 	ByHand bool `json:"byHand,omitempty"`
 }
+
+// RestartPolicy says after which ends a program is started again.
+type RestartPolicy string
+
+const (
+	// RestartAlways is after any.
+	RestartAlways RestartPolicy = "always"
+	// RestartOnFailure is after a signal, and after any exit code but 0.
+	RestartOnFailure RestartPolicy = "on-failure"
+	// RestartNever is after none.
+	RestartNever RestartPolicy = "never"
+)
 
 // Pod is one pod.
 type Pod struct {

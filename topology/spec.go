@@ -245,6 +245,8 @@ type AgentSpec struct {
 	PublicIP netip.Addr `json:"publicIP,omitempty"`
 	// Whether what leaves the overlay is masqueraded; true when left out.
 	IPMasq *bool `json:"ipMasq,omitempty"`
+	// When the program is started again after it has ended by itself; always when left out. on-failure leaves one that ended with code 0.
+	Restart string `json:"restart,omitempty" jsonschema:"enum=always,enum=on-failure,enum=never"`
 	// Whether no agent runs, and the node is programmed by hand; false when left out. Its pods are wired all the same.
 	ByHand *bool `json:"byHand,omitempty"`
 }

@@ -224,7 +224,7 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		}
 		k.index[name] = link.Index
 		if c.Verb == Add {
-			errs = append(errs, settleIPv6(name, c.Entry.(Link).Local.Is6()))
+			errs = append(errs, writeSettings(c.Entry.(Link)))
 		}
 	}
 	return errors.Join(errs...)
@@ -248,7 +248,7 @@ func (k *Kernel) makeTun(name string) (index int, err error) {
 		return 0, err
 	}
 	const none = "1" // IN6_ADDR_GEN_MODE_NONE
-	return link.Index, writeIPv6(name, "addr_gen_mode", none)
+	return link.Index, write(Setting{"/proc/sys/net/ipv6/conf/" + name + "/addr_gen_mode", none})
 }
 
 // rivals names the devices that have the VNI of one which was refused for it,
@@ -274,21 +274,36 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 	return errors.Join(errs...)
 }
 
-// settleIPv6 keeps router advertisements that come through the overlay from
-// changing the node's IPv6 routes, as flannel does, and lets a device that
-// carries IPv6 have it where new devices do not.
-func settleIPv6(dev string, carries bool) error {
-	err := writeIPv6(dev, "accept_ra", "0")
-	if carries {
-		err = errors.Join(err, writeIPv6(dev, "disable_ipv6", "0"))
+// Setting is a file under /proc/sys, and what Apply writes to it.
+type Setting struct{ Path, Value string }
+
+// SettingsOf are the settings of a device that Apply makes besides the device.
+// They keep router advertisements that come through the overlay from changing
+// the node's IPv6 routes, as flannel does, and let a device that carries IPv6
+// have it where new devices do not. In a kernel without IPv6 there are none.
+func SettingsOf(l Link) []Setting {
+	const folder = "/proc/sys/net/ipv6/conf/"
+	if _, err := os.Stat(folder); err != nil {
+		return nil
 	}
-	return err
+	settings := []Setting{{folder + l.Name + "/accept_ra", "0"}}
+	if l.Local.Is6() {
+		settings = append(settings, Setting{folder + l.Name + "/disable_ipv6", "0"})
+	}
+	return settings
 }
 
-// writeIPv6 writes one of the device's settings for IPv6.
-func writeIPv6(dev, setting, value string) error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/"+setting, []byte(value), 0)
-	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+func writeSettings(l Link) error {
+	var errs []error
+	for _, s := range SettingsOf(l) {
+		errs = append(errs, write(s))
+	}
+	return errors.Join(errs...)
+}
+
+func write(s Setting) error {
+	err := os.WriteFile(s.Path, []byte(s.Value), 0)
+	if errors.Is(err, os.ErrNotExist) { // the device has gone, or a kernel without IPv6
 		return nil
 	}
 	return err
@@ -401,6 +416,10 @@ func (k *Kernel) takeFDB(typ uint16, entry FDB) bool {
 func (k *Kernel) ownRoute(state rtnl.RouteState) (Route, bool) {
 	if dev, ours := k.device(state.Dev); ours {
 		return readRoute(dev, state)
+	}
+	if state.Blackhole { // which in IPv6 leaves by the loopback device
+		r, ok := readRoute("", state)
+		return r, ok && k.scope.ownHole(r)
 	}
 	if !k.isBare(state.Dev) {
 		return Route{}, false

@@ -204,24 +204,44 @@ func (s State) dumpIPsec(c *rtnl.Conn) error {
 // calling thread's network namespace, and returns how many there were. A
 // kernel without IPsec has none.
 func RemoveIPsec() (n int, err error) {
+	err = withoutIPsec(func(conn *rtnl.Conn, changes []Change) error {
+		n = len(changes)
+		var b rtnl.Batch
+		for _, c := range changes {
+			c.emit(&b, nil)
+		}
+		return conn.Do(&b)
+	})
+	return n, err
+}
+
+// ForetellRemoveIPsec returns the commands of which RemoveIPsec has the effect.
+func ForetellRemoveIPsec() (commands []string, err error) {
+	err = withoutIPsec(func(_ *rtnl.Conn, changes []Change) error {
+		for _, c := range changes {
+			commands = append(commands, c.String())
+		}
+		return nil
+	})
+	return commands, err
+}
+
+// withoutIPsec calls f with the changes that remove what agents have left, on a
+// kernel that has IPsec.
+func withoutIPsec(f func(*rtnl.Conn, []Change) error) error {
 	conn, err := rtnl.DialXFRM()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return 0, nil
+		return nil
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer conn.Close() // nothing is left in it
 	have := NewState()
 	if err := have.dumpIPsec(conn); err != nil {
-		return 0, err
+		return err
 	}
-	changes := Diff(NewState(), have)
-	var b rtnl.Batch
-	for _, c := range changes {
-		c.emit(&b, nil)
-	}
-	return len(changes), conn.Do(&b)
+	return f(conn, Diff(NewState(), have))
 }
 
 // ProbeESP tries whether the kernel encrypts ESP packets as SA wants it, with

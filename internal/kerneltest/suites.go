@@ -20,7 +20,7 @@ type suite struct{ pkg, run string }
 // WireGuard and ESP skips.
 func suites() []suite {
 	return []suite{
-		{"agent", "^(TestIPIP|TestIPsec|TestWireguard)"},
+		{"agent", "^(TestIPIP|TestIPsec|TestWireGuard)"},
 		{"agent/datapath", "."},
 		{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
 		{"labs", "^TestExercises$/^(ipip|ipsec|wireguard)$"},

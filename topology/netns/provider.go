@@ -365,6 +365,10 @@ func (s state) status() (*topology.Status, error) {
 	if cred, err := p.credentials(); err == nil {
 		resp.Status.PID = int(cred.Pid)
 	}
+	for i := range resp.Status.Agents { // too much for one control message
+		a := &resp.Status.Agents[i]
+		a.Output = lastLines(a.Log)
+	}
 	return resp.Status, nil
 }
 
