@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -248,7 +249,7 @@ func (k *Kernel) makeTun(name string) (index int, err error) {
 		return 0, err
 	}
 	const none = "1" // IN6_ADDR_GEN_MODE_NONE
-	return link.Index, write(Setting{"/proc/sys/net/ipv6/conf/" + name + "/addr_gen_mode", none})
+	return link.Index, write(Setting{Path: "/proc/sys/net/ipv6/conf/" + name + "/addr_gen_mode", Value: none})
 }
 
 // rivals names the devices that have the VNI of one which was refused for it,
@@ -275,7 +276,13 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 }
 
 // Setting is a file under /proc/sys, and what Apply writes to it.
-type Setting struct{ Path, Value string }
+type Setting struct {
+	Path, Value string
+	// Needed says that the device does not work without it; otherwise a
+	// /proc/sys that is read-only is left as it is, as flannel leaves it
+	// (pkg/backend/vxlan/device.go ignores the error).
+	Needed bool
+}
 
 // SettingsOf are the settings of a device that Apply makes besides the device.
 // They keep router advertisements that come through the overlay from changing
@@ -286,9 +293,9 @@ func SettingsOf(l Link) []Setting {
 	if _, err := os.Stat(folder); err != nil {
 		return nil
 	}
-	settings := []Setting{{folder + l.Name + "/accept_ra", "0"}}
+	settings := []Setting{{Path: folder + l.Name + "/accept_ra", Value: "0"}}
 	if l.Local.Is6() {
-		settings = append(settings, Setting{folder + l.Name + "/disable_ipv6", "0"})
+		settings = append(settings, Setting{Path: folder + l.Name + "/disable_ipv6", Value: "0", Needed: true})
 	}
 	return settings
 }
@@ -303,8 +310,13 @@ func writeSettings(l Link) error {
 
 func write(s Setting) error {
 	err := os.WriteFile(s.Path, []byte(s.Value), 0)
-	if errors.Is(err, os.ErrNotExist) { // the device has gone, or a kernel without IPv6
+	switch {
+	case errors.Is(err, os.ErrNotExist): // the device has gone, or a kernel without IPv6
 		return nil
+	case errors.Is(err, unix.EROFS): // as a container that is not privileged sees it
+		if have, readErr := os.ReadFile(s.Path); !s.Needed || readErr == nil && strings.TrimSpace(string(have)) == s.Value {
+			return nil
+		}
 	}
 	return err
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -13,6 +14,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == installCommand {
+		os.Exit(install(os.Args[2:]))
+	}
 	skel.PluginMainFuncs(skel.CNIFuncs{
 		Add:    add,
 		Del:    func(args *skel.CmdArgs) error { return with(args, cni.Del) },
