@@ -49,6 +49,10 @@ test-kube: kube-apiserver ## test the Kubernetes store, against a real API serve
 	@$(GO) test -count=1 ./agent/lease/kube/
 	@$(GO) test -count=1 -run TestKube ./agent/
 
+.PHONY: test-kind
+test-kind: build ## test the kind provider on real clusters, from nothing (root)
+	@hack/test-kind
+
 test-kernel: ## run what this kernel cannot (ipip, wireguard, ipsec) on Debian's, in QEMU
 	@$(GO) run ./internal/kerneltest | $(GO) run ./internal/testsum
 

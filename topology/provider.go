@@ -31,10 +31,27 @@ type Provider interface {
 // ErrNoLab says that no lab of the asked name runs.
 var ErrNoLab = errors.New("no such lab is running")
 
+// ErrRunning says that a lab of the asked name runs already.
+var ErrRunning = errors.New("is already running")
+
+// StartError says that a program could not be started.
+type StartError struct {
+	// Code is what a shell exits with then (POSIX.1-2024, Shell Command
+	// Language, 2.8.2): 127 if there is no such program, 126 if it is none.
+	Code int
+	// Reason says why.
+	Reason string
+}
+
+func (e *StartError) Error() string { return e.Reason }
+
 // UpOptions are what a caller may ask of Up.
 type UpOptions struct {
 	// Progress, when set, is told of each phase as it begins and ends.
 	Progress func(Phase)
+	// NodeImage is the image of the nodes, for a provider whose nodes have one;
+	// empty leaves the choice to it.
+	NodeImage string
 }
 
 // Phase is one step of building a lab.
@@ -77,6 +94,20 @@ type Local interface {
 	Do(fn func() error) error
 	// Dial connects from inside the namespace; address holds a literal IP.
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Sheller is what a Namespace also is when it has an interactive shell of its
+// own kind; its environment comes on top of the caller's.
+type Sheller interface {
+	Shell() Process
+}
+
+// Cluster is what a Lab also is when it is a Kubernetes cluster, whose API holds
+// the leases.
+type Cluster interface {
+	// Kubectl runs kubectl as the cluster's administrator, and returns what it
+	// printed. stdin may be nil.
+	Kubectl(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error)
 }
 
 // Joiner is what a Lab also is when its namespaces are this machine's but the

@@ -68,13 +68,25 @@ stand-ins for kubectl and docker that answer from the lab.`,
 	}
 	c.nameFlag(cmd, &name)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return c.runOn(cmd, name, args[0], topology.Process{Argv: netns.ShellCommand(), Env: os.Environ(), Dir: "/"})
+		return c.runOn(cmd, name, args[0], topology.Process{Env: os.Environ(), Dir: "/"})
 	}
 	return cmd
 }
 
+// withShell fills in the command of a shell.
+func withShell(ns topology.Namespace, p topology.Process) topology.Process {
+	if s, ok := ns.(topology.Sheller); ok {
+		own := s.Shell()
+		p.Argv, p.Env = own.Argv, append(p.Env, own.Env...)
+		return p
+	}
+	p.Argv = netns.ShellCommand()
+	return p
+}
+
 // runOn runs a process with this command's streams and ends with its exit
-// code; 126 or 127 where it could not be started, as in a shell.
+// code; 126 or 127 where it could not be started, as in a shell. Without a
+// command it is the interactive shell of the place.
 func (c command) runOn(cmd *cobra.Command, name, space string, p topology.Process) error {
 	lab, err := c.open(cmd.Context(), name)
 	if err != nil {
@@ -85,12 +97,15 @@ func (c command) runOn(cmd *cobra.Command, name, space string, p topology.Proces
 	if err != nil {
 		return err
 	}
+	if len(p.Argv) == 0 {
+		p = withShell(ns, p)
+	}
 	code, err := c.attached(cmd.Context(), p, func(p topology.Process) (int, error) {
 		// The process gets the signals that would end this command, and ends
 		// it by ending.
 		return ns.Run(context.WithoutCancel(cmd.Context()), p)
 	})
-	if unstarted := new(netns.StartError); errors.As(err, &unstarted) {
+	if unstarted := new(topology.StartError); errors.As(err, &unstarted) {
 		return &exitError{code: unstarted.Code, err: err}
 	}
 	if err != nil {

@@ -57,21 +57,25 @@ func (c command) open(ctx context.Context, name string) (topology.Lab, error) {
 	return lab, err
 }
 
-// load plans the lab that arg names; name, when set, replaces metadata.name.
-func load(arg, name string) (*topology.Plan, error) {
+// load plans the lab that arg names; name and provider, when set, replace
+// metadata.name and spec.provider.
+func load(arg, name, provider string) (*topology.Plan, error) {
 	spec, err := loadSpec(arg)
 	if err != nil {
 		return nil, err
 	}
-	if name == "" {
-		return spec.Plan()
+	flag := ""
+	if name != "" {
+		spec.Metadata.Name, flag = name, "--name"
 	}
-	spec.Metadata.Name = name
+	if provider != "" {
+		spec.Spec.Provider, flag = provider, "--provider"
+	}
 	plan, err := spec.Plan()
 	var errs topology.Errors
-	if errors.As(err, &errs) && len(errs) > 0 {
-		// The file was sound until it got this name.
-		return nil, fmt.Errorf("--name: %s", errs[0].Msg)
+	if flag != "" && errors.As(err, &errs) && len(errs) > 0 {
+		// The file was sound until it got this.
+		return nil, fmt.Errorf("%s: %s", flag, errs[0].Msg)
 	}
 	return plan, err
 }

@@ -99,14 +99,11 @@ func printError(w io.Writer, err error) {
 // command is what every command's constructor gets.
 type command struct {
 	streams
-	provider *netns.Provider
+	provider providers
 }
 
 func newRoot(s streams) *cobra.Command {
-	c := command{streams: s, provider: &netns.Provider{
-		Supervisor: []string{"/proc/self/exe", "supervise"},
-		Programs:   programs(),
-	}}
+	c := command{streams: s, provider: newProviders()}
 	root := &cobra.Command{
 		Use:   "overlab",
 		Short: "Kubernetes overlay networks on one machine: build them, see every packet, judge them",
@@ -134,7 +131,7 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 	root.AddCommand(
 		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(),
 		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(),
-		c.supervise(), c.probeFeatures(),
+		c.image(), c.supervise(), c.probeFeatures(),
 	)
 	return root
 }

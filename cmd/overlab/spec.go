@@ -25,7 +25,7 @@ file:line:column and YAML path. It also says what this build cannot run.`,
 		},
 		ValidArgsFunction: completeSpecs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := load(args[0], "")
+			plan, err := load(args[0], "", "")
 			if err != nil {
 				return err
 			}
@@ -50,7 +50,7 @@ every name, address and MAC decided. It builds nothing.`,
 	}
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		plan, err := load(first(args), "")
+		plan, err := load(first(args), "", "")
 		if err != nil {
 			return err
 		}

@@ -84,7 +84,15 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 		if outside, ok := lab.(topology.Joiner); ok && !netns.Inside() {
 			return c.testInside(cmd.Context(), outside, lab, f, cmd.Flags().Args())
 		}
-		return c.runTests(cmd.Context(), s, lab, f, selection)
+		err = c.runTests(cmd.Context(), s, lab, f, selection)
+		var verdict *exitError
+		if netns.Inside() || err != nil && !errors.As(err, &verdict) {
+			return err // inside, who called this command copies the evidence
+		}
+		if fetchErr := c.fetchEvidence(cmd.Context(), lab, f); fetchErr != nil {
+			return fetchErr
+		}
+		return err
 	}
 	return cmd
 }
@@ -118,19 +126,30 @@ func (c command) testInside(ctx context.Context, lab topology.Joiner, status top
 	if err != nil {
 		return err
 	}
-	if f.evidence != "" && code != exitBroken {
-		s, err := status.Status(ctx)
-		if err != nil {
+	if code != exitBroken {
+		if err := c.fetchEvidence(ctx, status, f); err != nil {
 			return err
 		}
-		if err := copyEvidence(f.evidence, filepath.Join(s.Dir, netns.ReportFolder)); err != nil {
-			return err
-		}
-		fmt.Fprintf(c.err, "evidence in %s\n", f.evidence)
 	}
 	if code != 0 {
 		return &exitError{code: code}
 	}
+	return nil
+}
+
+// fetchEvidence copies the last report to where --evidence says.
+func (c command) fetchEvidence(ctx context.Context, lab topology.Lab, f testFlags) error {
+	if f.evidence == "" {
+		return nil
+	}
+	s, err := lab.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := copyEvidence(f.evidence, filepath.Join(s.Dir, netns.ReportFolder)); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.err, "evidence in %s\n", f.evidence)
 	return nil
 }
 
@@ -183,7 +202,7 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 	if err != nil {
 		return err
 	}
-	if err := c.keepEvidence(results); err != nil {
+	if err := c.keepEvidence(ctx, lab, results); err != nil {
 		return err
 	}
 	if f.output.value == "json" {
@@ -201,8 +220,15 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 }
 
 // keepEvidence replaces the last report in the lab's state folder.
-func (command) keepEvidence(r *suite.Results) error {
+func (command) keepEvidence(ctx context.Context, lab topology.Lab, r *suite.Results) error {
 	dir := netns.InsideReports()
+	if !netns.Inside() {
+		s, err := lab.Status(ctx)
+		if err != nil {
+			return err
+		}
+		dir = filepath.Join(s.Dir, netns.ReportFolder)
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove the last report: %w", err)
 	}

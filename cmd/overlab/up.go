@@ -10,11 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/overlab/overlab/topology"
-	"github.com/overlab/overlab/topology/netns"
 )
 
 func (c command) up() *cobra.Command {
-	var name string
+	var name, provider, nodeImage string
 	var judge bool
 	cmd := &cobra.Command{
 		Use:   "up [LAB|FILE]",
@@ -23,14 +22,18 @@ func (c command) up() *cobra.Command {
 returns when every node's agent has programmed its mesh.
 
 Nothing on this machine changes: the lab lives in namespaces of its own, and
-goes without a trace with ` + "`overlab down`" + `, or if its supervisor is killed.`,
+goes without a trace with ` + "`overlab down`" + `, or if its supervisor is killed. With
+--provider kind it is a Kubernetes cluster whose nodes are Docker containers.`,
 		Example: `  overlab up                a master and two workers, two pods on each
   overlab up 000 --test     an article's lab, judged at once
-  overlab up my-lab.yaml`,
+  overlab up my-lab.yaml
+  overlab up --provider kind        the same on a Kubernetes cluster in Docker`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeSpecs,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "call the lab so, in place of metadata.name")
+	cmd.Flags().StringVar(&provider, "provider", "", "what to build the lab from, in place of spec.provider: netns, or kind for a Kubernetes cluster in Docker")
+	cmd.Flags().StringVar(&nodeImage, "node-image", "", "the image of kind's nodes; kind's own, or the one of overlab image node, when left out")
 	cmd.Flags().BoolVar(&judge, "test", false, "run overlab test once the lab is up")
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -38,13 +41,13 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 			return errors.New("--test prints its report to standard output: leave -o out, or run `overlab test` after")
 		}
 		began := time.Now()
-		plan, err := load(first(args), name)
+		plan, err := load(first(args), name, provider)
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(c.err, "lab %s: %s\n", plan.Name, summary(plan))
-		lab, err := c.provider.Up(cmd.Context(), plan, topology.UpOptions{Progress: phasePrinter(c.err)})
-		if errors.Is(err, netns.ErrRunning) {
+		lab, err := c.provider.Up(cmd.Context(), plan, topology.UpOptions{Progress: phasePrinter(c.err), NodeImage: nodeImage})
+		if errors.Is(err, topology.ErrRunning) {
 			return fmt.Errorf("%w: `overlab down %s` ends it, `overlab up --name OTHER` brings another up beside it", err, plan.Name)
 		}
 		if err != nil {

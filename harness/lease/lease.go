@@ -1,5 +1,6 @@
-// Package lease reads the leases that agents keep in etcd, in flannel's
-// format: a key <prefix>/subnets/10.244.1.0-24 (dual stack:
+// Package lease reads the leases that agents keep, in flannel's format. In the
+// Kubernetes API they are annotations of nodes (kubernetes.go). In etcd each is
+// a key <prefix>/subnets/10.244.1.0-24 (dual stack:
 // 10.244.1.0-24&fc00:..::-64) whose value is JSON. It is the harness's own
 // reader, which shares nothing with the agent that it judges.
 package lease
@@ -50,6 +51,9 @@ var ErrNotLocal = errors.New("the store's node is not on this machine")
 // that holds it. The error joins one for each entry that is no lease, and the
 // other leases are returned even so.
 func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
+	if c, ok := cluster(lab); ok {
+		return listNodes(ctx, c)
+	}
 	plan := lab.Plan()
 	if plan.Store.Type != "etcd" {
 		return nil, fmt.Errorf("read leases: the store is %q, not etcd", plan.Store.Type)
@@ -80,6 +84,12 @@ func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
 // Put writes a lease that never expires, as a node that is programmed by hand
 // would: its Key names it, with the backend's data for vxlan.
 func Put(ctx context.Context, lab topology.Lab, l Lease) error {
+	if c, ok := cluster(lab); ok {
+		if err := putNode(ctx, c, l); err != nil {
+			return fmt.Errorf("write lease %s: %w", l.Key, err)
+		}
+		return nil
+	}
 	v := map[string]any{"PublicIP": l.PublicIP, "PublicIPv6": nil, "BackendType": l.BackendType}
 	if l.BackendType == "vxlan" {
 		v["BackendData"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC}
@@ -96,6 +106,12 @@ func Put(ctx context.Context, lab topology.Lab, l Lease) error {
 
 // Delete takes a lease from the store; that there is none is no error.
 func Delete(ctx context.Context, lab topology.Lab, key string) error {
+	if c, ok := cluster(lab); ok {
+		if err := deleteNode(ctx, c, key); err != nil {
+			return fmt.Errorf("delete lease %s: %w", key, err)
+		}
+		return nil
+	}
 	return change(lab, "delete lease "+key, func(c *clientv3.Client, prefix string) error {
 		_, err := c.Delete(ctx, prefix+key)
 		return err

@@ -57,6 +57,8 @@ const (
 	SegmentPeers Feature = "segment with two nodes that have pods"
 	// EtcdStore: the leases live in etcd.
 	EtcdStore Feature = "etcd store"
+	// Leases: the leases are where the harness can read and write them.
+	Leases Feature = "store of leases"
 )
 
 // AgentRestarter is what a Lab also is when it can end and start again the
@@ -118,6 +120,7 @@ func Features(p *topology.Plan) []Feature {
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
 		{EtcdStore, p.Store.Type == "etcd"},
+		{Leases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes"},
 	} {
 		if f.there {
 			out = append(out, f.Feature)

@@ -77,11 +77,8 @@ func restartUnseen(ctx context.Context, env *suite.Env, r suite.AgentRestarter, 
 	return nil
 }
 
-// leases reads the store's leases; none where the store is not etcd.
+// leases reads the store's leases.
 func leases(ctx context.Context, env *suite.Env) ([]lease.Lease, error) {
-	if env.Plan().Store.Type != "etcd" {
-		return nil, nil
-	}
 	reading, cancel := context.WithTimeout(ctx, env.Timeouts().Store)
 	defer cancel()
 	all, err := lease.List(reading, env.Lab())

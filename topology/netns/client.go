@@ -17,16 +17,6 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-// StartError says that a program could not be started.
-type StartError struct {
-	// Code is what a shell exits with then (POSIX.1-2024, Shell Command
-	// Language, 2.8.2): 127 if there is no such program, 126 if it is none.
-	Code   int
-	reason string
-}
-
-func (e *StartError) Error() string { return e.reason }
-
 // ask sends a request that has one answer.
 func ask(dir string, req request) (*response, error) {
 	p, err := dial(dir)
@@ -121,7 +111,7 @@ func runIn(ctx context.Context, dir, space string, proc topology.Process) (int, 
 			case readErr != nil:
 				return 0, fmt.Errorf("run %s: the lab went away: %w", proc.Argv[0], readErr)
 			case resp.Unstarted != 0:
-				return 0, &StartError{Code: resp.Unstarted, reason: resp.Error}
+				return 0, &topology.StartError{Code: resp.Unstarted, Reason: resp.Error}
 			case resp.Error != "":
 				return 0, errors.New(resp.Error)
 			}

@@ -26,9 +26,6 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-// ErrRunning says that a lab of the asked name runs already.
-var ErrRunning = errRunning
-
 // Provider is the netns provider.
 type Provider struct {
 	// Supervisor is the command that calls Supervise; the options follow as
@@ -52,9 +49,6 @@ var backends = map[string]bool{"vxlan": true, "host-gw": true, "udp": true, "ipi
 // or this machine cannot do.
 func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 	var errs []error
-	if plan.Provider != p.Name() {
-		errs = append(errs, fmt.Errorf("spec.provider: %s is not in this build, which has netns", plan.Provider))
-	}
 	if t := plan.Network.Backend.Type; !backends[t] {
 		errs = append(errs, fmt.Errorf("spec.network.Backend.Type: backend %s is not in this build, which has %s",
 			t, strings.Join(slices.Sorted(maps.Keys(backends)), ", ")))
@@ -310,7 +304,7 @@ func (s state) alive() error {
 	}
 	lock, err := s.lock()
 	switch {
-	case errors.Is(err, errRunning):
+	case errors.Is(err, topology.ErrRunning):
 		return nil
 	case err == nil:
 		return errors.Join(fmt.Errorf("lab %s: %w", s.name, topology.ErrNoLab), s.remove(), lock.Close())
@@ -386,7 +380,7 @@ func (*Provider) Down(ctx context.Context, name string) error {
 		return err
 	}
 	// Who holds the lock now clears the folder, or has claimed it.
-	if err := st.removeStale(); !errors.Is(err, errRunning) {
+	if err := st.removeStale(); !errors.Is(err, topology.ErrRunning) {
 		return err
 	}
 	return nil

@@ -85,9 +85,6 @@ func (s state) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
-// errRunning says that a lab of the name lives.
-var errRunning = errors.New("is already running")
-
 // claim makes the state folder and takes its lock, which lives as long as any
 // process holds the returned file. What a dead lab left is cleared.
 func (s state) claim() (*os.File, error) {
@@ -140,7 +137,7 @@ func (s state) ours() error {
 	return fmt.Errorf("state folder %s holds files that no lab put there (%s): call the lab something else, or set OVERLAB_STATE_DIR to another folder", s.dir, entries[0].Name())
 }
 
-// lock takes the folder's lock; errRunning if a lab holds it, fs.ErrNotExist
+// lock takes the folder's lock; topology.ErrRunning if a lab holds it, fs.ErrNotExist
 // if the folder is gone.
 func (s state) lock() (*os.File, error) {
 	f, err := os.OpenFile(s.path(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
@@ -150,7 +147,7 @@ func (s state) lock() (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lab %s %w", s.name, errRunning)
+			return nil, fmt.Errorf("lab %s %w", s.name, topology.ErrRunning)
 		}
 		return nil, fmt.Errorf("lock lab %s: %w", s.name, err)
 	}

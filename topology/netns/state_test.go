@@ -96,14 +96,14 @@ func TestClaim(t *testing.T) {
 	if st, err := os.Stat(s.dir); err != nil || st.Mode().Perm() != 0o700 {
 		t.Errorf("state folder: %v, %v; want it for its owner alone", st.Mode(), err)
 	}
-	if _, err := s.claim(); !errors.Is(err, ErrRunning) {
-		t.Errorf("second claim: %v, want ErrRunning", err)
+	if _, err := s.claim(); !errors.Is(err, topology.ErrRunning) {
+		t.Errorf("second claim: %v, want topology.ErrRunning", err)
 	}
 	if err := s.alive(); err != nil {
 		t.Error("a lab that holds its lock is not alive:", err)
 	}
-	if err := s.removeStale(); !errors.Is(err, ErrRunning) {
-		t.Errorf("removeStale of a living lab: %v, want ErrRunning", err)
+	if err := s.removeStale(); !errors.Is(err, topology.ErrRunning) {
+		t.Errorf("removeStale of a living lab: %v, want topology.ErrRunning", err)
 	}
 	other := claim(t, stateNamed(t, "b"))
 	if err := errors.Join(s.remove(), lock.Close()); err != nil {
@@ -200,7 +200,7 @@ func TestClaimsAtOnce(t *testing.T) {
 					continue
 				}
 				lock, err := s.claim()
-				if errors.Is(err, ErrRunning) {
+				if errors.Is(err, topology.ErrRunning) {
 					continue
 				}
 				if err != nil {

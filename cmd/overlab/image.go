@@ -1,0 +1,15 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func (c command) image() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "Build the container images that labs and clusters need, without a registry",
+		Example: `  overlab image agent
+  overlab image node`,
+		Args: cobra.NoArgs,
+	}
+	cmd.AddCommand(c.imageAgent(), c.imageNode())
+	return cmd
+}
