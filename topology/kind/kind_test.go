@@ -149,6 +149,27 @@ func TestState(t *testing.T) {
 	}
 }
 
+// TestOthersLabs: root's labs are no error to an ordinary user's commands.
+func TestOthersLabs(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("SKIPPED, NOT TESTED: root may read every folder")
+	}
+	dir := filepath.Join(t.TempDir(), "labs")
+	t.Setenv("OVERLAB_STATE_DIR", dir)
+	if err := os.Mkdir(dir+"-kind", 0); err != nil {
+		t.Fatal(err)
+	}
+	if labs, err := new(Provider).List(t.Context()); err != nil || len(labs) > 0 {
+		t.Errorf("labs %v, %v", labs, err)
+	}
+	if _, err := new(Provider).Open(t.Context(), "one"); !errors.Is(err, topology.ErrNoLab) {
+		t.Errorf("opened: %v", err)
+	}
+	if err := new(Provider).Down(t.Context(), "one"); !errors.Is(err, topology.ErrNoLab) {
+		t.Errorf("ended: %v", err)
+	}
+}
+
 // TestNoDocker: what is lacking is said before anything is built.
 func TestNoDocker(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())

@@ -91,7 +91,7 @@ func load(name string) (*state, error) {
 	}
 	s := &state{dir: dir}
 	b, err := os.ReadFile(s.path(stateFile))
-	if errors.Is(err, fs.ErrNotExist) {
+	if absent(err) {
 		return nil, fmt.Errorf("lab %s: %w", name, topology.ErrNoLab)
 	}
 	if err == nil {
@@ -101,6 +101,12 @@ func load(name string) (*state, error) {
 		return nil, fmt.Errorf("read the state of lab %s: %w", name, err)
 	}
 	return s, nil
+}
+
+// absent reports whether there is nothing, or nothing of this user's: only root
+// has labs of this provider, in folders that others may not read.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
 }
 
 // remove removes the folder, and the root after the last lab.
@@ -115,7 +121,7 @@ func (s *state) remove() error {
 // names lists the labs that have a folder.
 func names() ([]string, error) {
 	entries, err := os.ReadDir(root())
-	if errors.Is(err, fs.ErrNotExist) {
+	if absent(err) {
 		return nil, nil
 	}
 	if err != nil {
