@@ -46,6 +46,9 @@ const (
 	// SegmentPeers: two nodes with pods have their agents' interfaces on one
 	// segment.
 	SegmentPeers Feature = "segment with two nodes that have pods"
+	// OverlayAddress: nodes have an address on a device of the overlay, and
+	// speak from it to remote pods.
+	OverlayAddress Feature = "overlay device between all nodes"
 	// EtcdStore: the leases live in etcd.
 	EtcdStore Feature = "etcd store"
 )
@@ -104,6 +107,7 @@ func Features(p *topology.Plan) []Feature {
 		{WireGuard, b.Type == "wireguard"},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
+		{OverlayAddress, slices.Contains([]string{"vxlan", "ipip", "wireguard", "udp"}, b.Type) && !b.DirectRouting},
 		{EtcdStore, p.Store.Type == "etcd"},
 	} {
 		if f.there {
