@@ -259,3 +259,110 @@ func TestNoControlIsInconclusive(t *testing.T) {
 		}
 	}
 }
+
+// masquerading is a plan whose agents masquerade; the rules are by
+// masqueradeRules.
+func masquerading(p *topology.Plan) {
+	for i := range p.Nodes {
+		p.Nodes[i].Agent.IPMasq = true
+	}
+}
+
+// masqueradeRules are a node's, such as flannel's.
+func masqueradeRules(rules ...string) []string {
+	var out []string
+	for _, n := range []string{"master", "node-1", "node-2"} {
+		out = append(out, n+": nft add table ip m", n+": nft add chain ip m c { type nat hook postrouting priority 100 ; }", n+": nft flush chain ip m c")
+		for _, r := range rules {
+			out = append(out, n+": nft add rule ip m c "+r)
+		}
+	}
+	return out
+}
+
+// natFaults are those of translation and of filters.
+func natFaults() []fault {
+	const (
+		marked     = "meta mark & 0x4000 == 0x4000 return"
+		within     = "ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 return"
+		masquerade = "ip saddr 10.244.0.0/16 masquerade"
+	)
+	sound := masqueradeRules(marked, within, masquerade)
+	return []fault{
+		{
+			name: "a node masquerades between pods", check: "NT-01", plan: masquerading, setup: sound,
+			brk: masqueradeRules(marked, masquerade), mend: sound,
+			want: "node-1-pod-1 (node-1) > node-2-pod-1 (node-2) 10.244.2.2: expected source 10.244.1.2, seen source 10.244.2.1",
+		},
+		{
+			name: "a rule is missing", check: "NT-02", plan: masquerading, setup: sound,
+			brk: masqueradeRules(marked, within), mend: sound,
+			want: "node-1-pod-1 (node-1) > master 172.16.1.8: expected seen as 172.16.1.9, answered by 172.16.1.8, seen seen as 10.244.1.2",
+		},
+		{
+			name: "everything is masqueraded", check: "NT-03", plan: masquerading, setup: sound,
+			brk: masqueradeRules("masquerade"), mend: sound,
+			want: "master > node-1-pod-1 (node-1): expected source 172.16.1.8, seen source 10.244.1.1",
+		},
+		{
+			name: "the mark is not heeded", check: "NT-04", plan: masquerading, setup: sound,
+			brk: masqueradeRules(within, masquerade), mend: sound,
+			want: "node-1, from 10.244.1.1 with mark 0x4000 > 172.16.1.8: expected seen as 10.244.1.1, seen seen as 172.16.1.9, answered by 172.16.1.8",
+		},
+		{
+			name: "nothing accepts what is forwarded", check: "FW-01",
+			setup: forwardRules("-A"), brk: forwardRules("-D")[2:4], mend: forwardRules("-A")[2:4],
+			want: "node-1-pod-1 (node-1) > node-2-pod-1 (node-2) 10.244.2.2, policy DROP: expected a reply, seen no answer",
+		},
+	}
+}
+
+// forwardRules are the nodes' that accept what pods send and receive.
+func forwardRules(verb string) []string {
+	var out []string
+	for _, n := range []string{"master", "node-1", "node-2"} {
+		out = append(out, n+": iptables -w "+verb+" FORWARD -s 10.244.0.0/16 -j ACCEPT", n+": iptables -w "+verb+" FORWARD -d 10.244.0.0/16 -j ACCEPT")
+	}
+	return out
+}
+
+// pathFaults are those of MTUs, and of what is slow.
+func pathFaults() []fault {
+	onForward := func(rule string) []string {
+		return []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c " + rule}
+	}
+	mended := []string{"node-1: " + noTable}
+	return []fault{
+		{
+			name: "ICMP errors are dropped", check: "MTU-03",
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("output"), "node-1: nft add rule ip t c icmp type destination-unreachable drop"},
+			mend: mended,
+			want: "node-1-pod-1 (node-1) > 10.244.2.2, 1500 bytes with DF: expected ICMP 3/4 fragmentation needed, mtu 1450, seen no answer",
+		},
+		{
+			name: "fragments and ICMP errors are dropped", check: "MTU-05",
+			brk: []string{"master: " + table, "master: " + filterChain("output"), "master: nft add rule ip t c icmp type destination-unreachable drop",
+				"node-1: nft add table ip r", "node-1: nft add chain ip r c { type filter hook prerouting priority -450 ; }", "node-1: nft add rule ip r c ip frag-off & 0x3fff != 0 drop"},
+			mend: []string{"master: " + noTable, "node-1: nft delete table ip r"},
+			want: "10.244.1.2, 1450 bytes with DF, a link of 1400 bytes on the way: expected an answer, or the MTU, seen no answer",
+		},
+		{
+			name: "the underlay's MTU has changed", check: "MTU-06",
+			brk:  []string{"node-1: ip link set ens3 mtu 9000"},
+			mend: []string{"node-1: ip link set ens3 mtu 1500"},
+			want: "node-1 flannel.1, over ens3 of 9000 bytes: expected mtu 8950, seen flannel.1 has mtu 1450",
+		},
+		{
+			name: "the overlay is slow", check: "PF-01",
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c iifname flannel.1 limit rate over 3 mbytes/second drop"},
+			mend: mended,
+			want: "master-pod-1 (master) > node-1-pod-1 (node-1) 10.244.1.2: expected at least 20 % of the underlay's throughput, seen ",
+		},
+		{
+			name: "the first packet is lost", check: "PF-02",
+			brk:  onForward("oifname flannel.1 tcp flags & syn == syn quota until 100 bytes drop"),
+			mend: mended,
+			want: "> service 198.18.0.1:80 > node-1-pod-1 (node-1): expected a connection within 1 s, seen one after 1.",
+		},
+	}
+}

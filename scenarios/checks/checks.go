@@ -26,6 +26,8 @@ const (
 	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
+	// performance is that of how fast things are.
+	performance = "performance"
 	// security is that of what must not pass.
 	security = "security"
 	// resilience is that of what an overlay must survive.
@@ -39,8 +41,9 @@ func All() []suite.Check {
 		ttlChecks(), datapathChecks(),
 		controlChecks(), leaseChecks(),
 		wireChecks(), portChecks(), outerChecks(), leakChecks(),
-		mtuChecks(), []suite.Check{segmentSizeCheck()},
-		backendChecks(), securityChecks(),
+		mtuChecks(), []suite.Check{segmentSizeCheck()}, pathMTUChecks(),
+		natChecks(), []suite.Check{forwardCheck()},
+		backendChecks(), securityChecks(), performanceChecks(),
 		resilienceChecks(),
 	)
 }

@@ -34,6 +34,8 @@ type fault struct {
 	// rewire, where set, breaks the VXLAN device of node-1; it is mended by
 	// making it anew.
 	rewire func(*rtnl.Vxlan)
+	// plan changes the lab's plan before it is built.
+	plan func(*topology.Plan)
 	// want is what the check's findings must say.
 	want string
 }
@@ -155,7 +157,7 @@ func backendFaults() []fault {
 }
 
 func faults() []fault {
-	return slices.Concat(wireguardFaults(), backendFaults(), hostFaults(), outerFaults(), securityFaults(), []fault{
+	return slices.Concat(wireguardFaults(), backendFaults(), hostFaults(), outerFaults(), securityFaults(), natFaults(), pathFaults(), []fault{
 		{
 			name: "a node's output changes the TTL", check: "TTL-01",
 			brk:  []string{"node-1-pod-2: " + table, "node-1-pod-2: " + filterChain("output"), "node-1-pod-2: nft add rule ip t c ip ttl set 60"},
@@ -484,6 +486,9 @@ func TestEveryFaultIsFound(t *testing.T) {
 			plan := labtest.Plan(3, 2, 1500)
 			if f.backend.Type != "" {
 				plan.Network.Backend = f.backend
+			}
+			if f.plan != nil {
+				f.plan(plan)
 			}
 			lab := labtest.Up(t, plan)
 			expect := func(when string, v suite.Verdict) string {
