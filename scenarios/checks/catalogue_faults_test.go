@@ -359,10 +359,10 @@ func pathFaults() []fault {
 			want: "master-pod-1 (master) > node-1-pod-1 (node-1) 10.244.1.2: expected at least 20 % of the underlay's throughput, seen ",
 		},
 		{
-			name: "the first packet is lost", check: "PF-02",
-			brk:  onForward("oifname flannel.1 tcp flags & syn == syn quota until 100 bytes drop"),
+			name: "every first SYN is lost", check: "PF-02",
+			brk:  onForward("oifname flannel.1 tcp flags & ( syn | ack ) == syn numgen inc mod 2 == 0 drop"),
 			mend: mended,
-			want: "> service 198.18.0.1:80 > node-1-pod-1 (node-1): expected a connection within 1 s, seen one after 1.",
+			want: "node-1-pod-1 (node-1) > service 198.18.0.1:80 > node-2-pod-1 (node-2): expected a connection within 1 s, seen one after 1.",
 		},
 	}
 }

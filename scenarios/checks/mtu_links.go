@@ -3,10 +3,12 @@ package checks
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/overlab/overlab/harness/match"
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/topology"
 )
 
 // pathMTUChecks change a link's or a path's MTU, or judge that of every link.
@@ -39,15 +41,23 @@ func toldMTU(ctx context.Context, env *suite.Env) error {
 	if plan.Network.Backend.Overhead() == 0 {
 		return suite.NotApplicablef("the backend %s takes nothing off the underlay's MTU", plan.Network.Backend.Type)
 	}
-	nodes := nodesWithPods(plan)
+	all := nodesWithPods(plan)
+	var nodes []*topology.Node
 	var pings []suite.Ping
-	for i, n := range nodes {
-		pod := plan.PodsOn(n.Name)[0]
+	for i, n := range all {
+		pod, far := plan.PodsOn(n.Name)[0], tunnelled(plan, n, all[i+1:], all[:i])
+		if far == nil {
+			continue
+		}
+		nodes = append(nodes, n)
 		if err := widen(ctx, env, pod.Name, n.Name, n.Underlay().MTU); err != nil {
 			return err
 		}
-		to := plan.PodsOn(nodes[(i+1)%len(nodes)].Name)[0]
+		to := plan.PodsOn(far.Name)[0]
 		pings = append(pings, suite.Ping{From: pod.Name, Ping: probe.Ping{Dst: to.Address.Addr(), Size: n.Underlay().MTU, DF: true}})
+	}
+	if len(nodes) == 0 {
+		return suite.NotApplicablef("no two nodes with pods have a tunnel between them")
 	}
 	pongs, err := env.PingAll(ctx, pings)
 	if err != nil {
@@ -61,6 +71,17 @@ func toldMTU(ctx context.Context, env *suite.Env) error {
 		}
 	}
 	env.Evidence("%s with an eth0 of %d bytes, %d told mtu %d", count(len(nodes), "pod"), nodes[0].Underlay().MTU, told, plan.OverlayMTU(nodes[0]))
+	return nil
+}
+
+// tunnelled is the first of those nodes that a node reaches through the tunnel:
+// with DirectRouting, one of another segment.
+func tunnelled(plan *topology.Plan, n *topology.Node, others ...[]*topology.Node) *topology.Node {
+	for _, o := range slices.Concat(others...) {
+		if !plan.Network.Backend.DirectRouting || !sameSegment(n, o) {
+			return o
+		}
+	}
 	return nil
 }
 

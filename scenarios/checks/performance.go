@@ -127,8 +127,7 @@ func serviceConnects(ctx context.Context, env *suite.Env) error {
 		if err := node.Service(ctx, serviceAddress, netip.AddrPortFrom(to.Address.Addr(), port)); err != nil {
 			return err
 		}
-		const patience = 4 // so that a slow one is told from none
-		reply, err := client.Echo(ctx, probe.Echo{Transport: probe.TCP, Server: serviceAddress, Wait: firstConnection, Tries: patience})
+		reply, err := firstReply(ctx, client)
 		if err != nil {
 			return err
 		}
@@ -143,4 +142,19 @@ func serviceConnects(ctx context.Context, env *suite.Env) error {
 	}
 	env.Evidence("%s to a service, the slowest after %sms", count(len(nodes), "connection"), milliseconds(longest))
 	return nil
+}
+
+// firstReply connects to the service. A connection that was slow is tried once
+// more: the fault that is looked for meets each one, a busy machine does not.
+func firstReply(ctx context.Context, client *probe.Session) (probe.EchoReply, error) {
+	const patience = 4 // so that a slow one is told from none
+	var reply probe.EchoReply
+	for range 2 {
+		var err error
+		reply, err = client.Echo(ctx, probe.Echo{Transport: probe.TCP, Server: serviceAddress, Wait: firstConnection, Tries: patience})
+		if err != nil || reply.Failure == "" && reply.RTT < firstConnection {
+			return reply, err
+		}
+	}
+	return reply, nil
 }
