@@ -16,7 +16,7 @@ func lockNode(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	unlock = func() { _ = unix.Close(fd) } // closing unlocks
+	release := func() { _ = unix.Close(fd) } // closing unlocks
 	locked := make(chan error, 1)
 	// The kernel wakes one waiter at a time. A hundred that look again and again
 	// leave no processor to the one that has the lock.
@@ -32,13 +32,13 @@ func lockNode(ctx context.Context, dir string) (unlock func(), err error) {
 	case <-ctx.Done():
 		go func() {
 			<-locked // it is given back as soon as it comes
-			unlock()
+			release()
 		}()
 		return nil, fmt.Errorf("wait for the lock on %s: %w", dir, context.Cause(ctx))
 	}
 	if err != nil {
-		unlock()
+		release()
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	return unlock, nil
+	return release, nil
 }

@@ -43,7 +43,7 @@ func All() []suite.Check {
 		ttlChecks(), datapathChecks(),
 		controlChecks(), leaseChecks(),
 		wireChecks(), portChecks(), outerChecks(), leakChecks(),
-		mtuChecks(), []suite.Check{segmentSizeCheck()}, pathMTUChecks(),
+		mtuChecks(), pathMTUChecks(),
 		natChecks(), []suite.Check{forwardCheck()},
 		backendChecks(), securityChecks(), cniChecks(), performanceChecks(),
 		resilienceChecks(),

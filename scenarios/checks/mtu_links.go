@@ -20,6 +20,7 @@ func pathMTUChecks() []suite.Check {
 			Source: fromSeeds, Profiles: []string{model}, Needs: across, Disturbs: true,
 			Run: toldMTU,
 		},
+		segmentSizeCheck(),
 		{
 			ID: "MTU-05", Title: "a smaller link on the way is no black hole",
 			Source: "RFC 1191, RFC 7348 section 4.3", Profiles: []string{model}, Disturbs: true,

@@ -66,7 +66,8 @@ func TestShapes(t *testing.T) {
 		change(p)
 		return p
 	}
-	const between = "WF-01 WF-02 WF-03 WF-04 WF-05 WF-06 WF-07 WF-08 WF-09 MTU-01 MTU-02 MTU-04 SE-01 SE-02 SE-03 SE-04"
+	const forged = "SE-01 SE-02 SE-03 SE-04"
+	const between = "WF-01 WF-02 WF-03 WF-04 WF-05 WF-06 WF-07 WF-08 WF-09 MTU-01 MTU-02 MTU-03 MTU-04 MTU-05 " + forged
 	for name, c := range map[string]struct {
 		plan          *topology.Plan
 		notApplicable string
@@ -83,7 +84,7 @@ func TestShapes(t *testing.T) {
 		"one node": {labtest.Plan(1, 2, 1500),
 			"NM-02 NM-04 NM-05 TTL-02 TTL-03 CP-01 CP-02 CP-03 " + between},
 		"no pods": {labtest.Plan(2, 0, 1500),
-			"NM-01 NM-02 NM-03 NM-04 NM-05 NM-06 TTL-01 TTL-02 TTL-03 DP-01 DP-02 DP-03 " + between},
+			"NM-01 NM-02 NM-03 NM-04 NM-05 NM-06 TTL-01 TTL-02 TTL-03 DP-01 DP-02 DP-03 " + strings.Replace(between, "SE", "MTU-06 SE", 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab := labtest.Up(t, c.plan)
@@ -109,6 +110,7 @@ func TestShapes(t *testing.T) {
 // reason is given; the rest is.
 func TestOtherBackends(t *testing.T) {
 	const ofVXLAN, ofMesh = "the lab has no vxlan backend", "the lab has no vxlan backend without DirectRouting"
+	const inKernel = "the lab has no backend that only the kernel carries"
 	const ofDevice = "the lab has no overlay device between all nodes"
 	const ofWireGuard = "the lab has no wireguard backend"
 	const ofAny, ofIPIP = "the lab has no backend that connects nodes", "the lab has no ipip backend without DirectRouting"
@@ -117,16 +119,19 @@ func TestOtherBackends(t *testing.T) {
 		notApplicable map[string]string
 	}{
 		"host-gw": {hostGW, map[string]string{
-			"NM-04": ofDevice, "DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
+			"MTU-03": "the backend host-gw takes nothing off the underlay's MTU",
+			"NM-04":  ofDevice, "DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"wireguard": {topology.Backend{Type: "wireguard", ListenPort: 51820}, map[string]string{
+			"PF-01": inKernel,
 			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"DirectRouting": {direct, map[string]string{
-			"NM-04": ofDevice, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard,
+			"MTU-03": "no two nodes with pods have a tunnel between them",
+			"NM-04":  ofDevice, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard,
 		}},
 		"alloc": {topology.Backend{Type: "alloc"}, map[string]string{
-			"NM-02": ofAny, "NM-04": ofDevice, "NM-05": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU": ofAny,
+			"NM-02": ofAny, "NM-04": ofDevice, "NM-05": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU-01": ofAny, "MTU-02": ofAny, "MTU-03": ofAny, "MTU-04": ofAny, "MTU-05": ofAny, "NT-01": ofAny, "PF-01": inKernel, "PF-02": ofAny,
 			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE": "",
 		}},
 	} {
@@ -138,6 +143,9 @@ func TestOtherBackends(t *testing.T) {
 			for _, res := range run(t, lab, suite.Options{}).Results {
 				group, _, _ := strings.Cut(res.ID, "-")
 				why, not := c.notApplicable[res.ID]
+				if slices.Contains([]string{"NT-02", "NT-03", "NT-04"}, res.ID) {
+					why, not = "the lab has no agent that masquerades", true
+				}
 				if !not {
 					why, not = c.notApplicable[group]
 				}
