@@ -12,7 +12,7 @@ PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
 # has.
 export CGO_ENABLED = 0
 
-.PHONY: lab-up lab-down test test-long fuzz kube-apiserver test-kube bench lint build install clean help
+.PHONY: lab-up lab-down test test-kernel test-long fuzz kube-apiserver test-kube bench lint build install clean help
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,9 @@ kube-apiserver: ## build a kube-apiserver to test against, once (some minutes)
 test-kube: kube-apiserver ## test the Kubernetes store, against a real API server too
 	@$(GO) test -count=1 ./agent/lease/kube/
 	@$(GO) test -count=1 -run TestKube ./agent/
+
+test-kernel: ## run what this kernel cannot (ipip, wireguard, ipsec) on Debian's, in QEMU
+	@$(GO) run ./internal/kerneltest | $(GO) run ./internal/testsum
 
 bench: build ## measure, each figure beside a baseline of the same run
 	@OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -run '^$$' -bench . -benchtime 5x ./bench/

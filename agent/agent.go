@@ -44,6 +44,9 @@ type Options struct {
 	// Masquerade and Forward ask for the firewall's rules, PredictablePorts
 	// for masquerading without random ports; all may be false.
 	Masquerade, Forward, PredictablePorts bool
+	// Blackhole asks for a route that drops what leads to none of the node's
+	// pods.
+	Blackhole bool
 	// FirewallResync is the pause between two looks at the rules.
 	FirewallResync time.Duration
 	// RenewMargin is how long before its end a lease is renewed.
@@ -105,10 +108,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	snapshots := newMailbox[lease.Snapshot]()
 	running.Go(func() { a.Store.Watch(ctx, snapshots.put) })
-	claim := lease.Claim{
-		Config: config, Previous: previousKey(a.SubnetFile, config), Attrs: node.attrs(),
-	}
-	h := newHolder(a, claim)
+	h := newHolder(a, a.claim(node))
 	running.Go(func() { h.run(ctx) })
 	g := newGuard(a)
 	running.Go(func() { g.run(ctx) })
@@ -117,10 +117,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	running.Go(func() { f.run(ctx) })
 
 	l := newLoop(a, node, h, g, f)
-	// The waiter ends when the deferred Close ends its Wait.
-	go l.waitForKernel(ctx)
+	// The waiters end when the deferred Close ends their waits.
+	for _, wait := range node.kernel.Waits() {
+		go l.waitForKernel(ctx, wait)
+	}
 	l.run(ctx, snapshots)
 	return nil
+}
+
+// claim is what the node asks the store for.
+func (a *Agent) claim(n *node) lease.Claim {
+	return lease.Claim{
+		Config: n.config, Previous: previousKey(a.SubnetFile, n.config), Attrs: n.attrs(),
+	}
 }
 
 // node is what the agent has found out about its node.
@@ -179,6 +188,35 @@ func (a *Agent) configure(ctx context.Context) (*lease.Config, error) {
 // settle makes everything of the node that needs no lease: a failure here must
 // leave none behind.
 func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Self) (*node, error) {
+	n, err := a.survey(config, self)
+	if err != nil {
+		return nil, err
+	}
+	if err := settleIPsec(n.backend.Scope(), a.Log); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	// The device alone: what hangs on it carries traffic, and without the
+	// leases nobody can tell what of it is stale.
+	changes := slices.DeleteFunc(datapath.Diff(n.backend.Device(), n.kernel.State()), func(c datapath.Change) bool {
+		_, link := c.Entry.(datapath.Link)
+		return !link
+	})
+	for _, c := range changes {
+		a.Log.Info("device", "change", c.String())
+	}
+	if err := n.kernel.Apply(changes); err != nil {
+		return nil, errors.Join(explainKind(fmt.Errorf("make the device: %w", err), n.backend.Device()), n.close())
+	}
+	if r, ok := n.backend.(backend.Runner); ok {
+		if err := r.Prepare(ctx); err != nil {
+			return nil, errors.Join(err, n.close())
+		}
+	}
+	return n, nil
+}
+
+// survey finds out what the node is, and changes nothing of it.
+func (a *Agent) survey(config *lease.Config, self lease.Self) (*node, error) {
 	newBackend, ok := a.Backends[config.BackendType]
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in this build; it has %s", config.BackendType,
@@ -200,33 +238,26 @@ func (a *Agent) settle(ctx context.Context, config *lease.Config, self lease.Sel
 	if err != nil {
 		return nil, errors.Join(err, segment.close())
 	}
-	kernel, err := datapath.Open(b.Scope())
+	scope := b.Scope()
+	if a.Blackhole {
+		for _, f := range config.Families() {
+			r := config.Range(f)
+			scope.Blackholes = append(scope.Blackholes, datapath.Destinations{Network: r.Network, Len: r.Len})
+		}
+		scope.IPv6 = scope.IPv6 || config.EnableIPv6
+	}
+	kernel, err := datapath.Open(scope)
+	if scope.IPsec {
+		err = explainESP(err)
+	}
 	if err != nil {
 		return nil, errors.Join(err, segment.close())
 	}
-	n := &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}
 	if r, ok := b.(backend.Recaller); ok {
 		r.Recall(self.Attrs)
 	}
 	b.Adopt(kernel.State())
-	// The device alone: what hangs on it carries traffic, and without the
-	// leases nobody can tell what of it is stale.
-	changes := slices.DeleteFunc(datapath.Diff(b.Device(), kernel.State()), func(c datapath.Change) bool {
-		_, link := c.Entry.(datapath.Link)
-		return !link
-	})
-	for _, c := range changes {
-		a.Log.Info("device", "change", c.String())
-	}
-	if err := kernel.Apply(changes); err != nil {
-		return nil, errors.Join(explainKind(fmt.Errorf("make the device: %w", err), b.Device()), n.close())
-	}
-	if r, ok := b.(backend.Runner); ok {
-		if err := r.Prepare(ctx); err != nil {
-			return nil, errors.Join(err, n.close())
-		}
-	}
-	return n, nil
+	return &node{config: config, underlay: under, backend: b, kernel: kernel, segment: segment}, nil
 }
 
 // explainKind says of a kind of device that the running kernel does not make

@@ -13,6 +13,7 @@ import (
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
 	"github.com/overlab/overlab/agent/forwarder"
+	"github.com/overlab/overlab/agent/lease"
 	"github.com/overlab/overlab/internal/rtnl"
 )
 
@@ -20,12 +21,15 @@ import (
 var ownDevice = regexp.MustCompile(`^vxlan flannel(-v6)?\.[0-9]+$|^(ipip|tun) flannel\.ipip$|^tun flannel0$|^(wireguard|tun) flannel-wg$`)
 
 // Cleanup removes what agents have left on the node: the forwarders, the
-// devices with all that hangs on them, the underlay interface's routes to other
-// nodes' pods, the firewall's rules, the subnet file and the other files. The
-// lease stays in the store, where it expires, or is the node's again when an
-// agent returns.
+// devices with all that hangs on them, what is theirs of IPsec, the underlay
+// interface's routes to other nodes' pods, the blackholes of the node's subnets,
+// the firewall's rules, the subnet file and the other files. The lease stays in
+// the store, where it expires, or is the node's again when an agent returns.
 func Cleanup(ctx context.Context, subnetFile string, others []string, log *slog.Logger) error {
-	errs := []error{forwarder.EndAll(filepath.Dir(subnetFile), log), removeDevices(log), handOver(subnetFile, datapath.BareRoutes{}, log), firewall.Remove(ctx)}
+	errs := []error{
+		forwarder.EndAll(filepath.Dir(subnetFile), log), removeDevices(log), removeIPsec(log),
+		handOver(subnetFile, datapath.BareRoutes{}, log), removeBlackholes(recordedKey(subnetFile), log), firewall.Remove(ctx),
+	}
 	for _, file := range append(others, subnetFile) {
 		err := os.Remove(file)
 		if err == nil {
@@ -35,6 +39,20 @@ func Cleanup(ctx context.Context, subnetFile string, others []string, log *slog.
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeBlackholes removes those of the node's subnets.
+func removeBlackholes(k lease.Key, log *slog.Logger) error {
+	scope := datapath.Scope{IPv6: k.Subnet6.IsValid()}
+	for _, f := range []lease.Family{lease.IPv4, lease.IPv6} {
+		if p := k.Of(f); p.IsValid() {
+			scope.Blackholes = append(scope.Blackholes, datapath.Destinations{Network: p, Len: p.Bits()})
+		}
+	}
+	if len(scope.Blackholes) == 0 {
+		return nil
+	}
+	return removeRoutes(scope, log)
 }
 
 func removeDevices(log *slog.Logger) error {

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlab/overlab/agent/backend/ipsec"
 	"github.com/overlab/overlab/agent/daemon"
 	"github.com/overlab/overlab/internal/etcdtest"
 	"github.com/overlab/overlab/internal/netns"
@@ -201,7 +202,7 @@ func (c *cluster) node(n int, args ...string) *node {
 func (n *node) start() *node {
 	n.Helper()
 	n.cmd = exec.Command(n.program, n.args...)
-	n.cmd.Env = append(append(os.Environ(), asAgent+"=1"), n.env...)
+	n.cmd.Env = append(append(os.Environ(), asAgent+"=1", ipsec.MemoryFileEnv+"="+filepath.Join(filepath.Dir(n.subnetFile), "ipsec.json")), n.env...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	if err := n.set.Do(n.cmd.Start); err != nil {
 		n.Fatal(err)

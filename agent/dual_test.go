@@ -25,13 +25,19 @@ const (
 //	     fd00:172:16::1      ::2        each in a namespace of its own
 //
 // The namespaces of the tests have IPv6 off for new devices, so that flannel-v6.1
-// has it by the agent's doing.
+// has it by the agent's doing, and no duplicate address detection, which the kernel
+// would end, and tell of, a second later.
 func (c *cluster) node6(n int, args ...string) *node {
 	c.Helper()
 	nd := c.node(n, args...)
-	nd.sh("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.all.forwarding=1;" +
-		fmt.Sprintf("ip addr add fd00:172:16::%x/64 dev eth0 nodad", n))
+	nd.addIPv6()
 	return nd
+}
+
+func (n *node) addIPv6() {
+	n.Helper()
+	n.sh("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.forwarding=1;" +
+		fmt.Sprintf("ip addr add %s/64 dev eth0 nodad", n.ip6()))
 }
 
 func (n *node) ip6() string { return fmt.Sprintf("fd00:172:16::%x", n.ip.As4()[3]) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/overlab/overlab/agent/backend"
@@ -22,6 +23,8 @@ type follower struct {
 	// questions ask it whether somebody has; looks ask to see to it.
 	questions chan chan<- error
 	looks     chan struct{}
+	// disturbed says that a device was changed since the last look.
+	disturbed atomic.Bool
 	// todo is what is to be followed, newest only.
 	todo mailbox[leases]
 
@@ -85,8 +88,12 @@ func (f *follower) ask(answer chan<- error) {
 	}
 }
 
-// look asks for a look at what others may have undone, and does not wait.
-func (f *follower) look() {
+// look asks for a look at what others may have undone, and does not wait;
+// disturbed says that they have changed a device.
+func (f *follower) look(disturbed bool) {
+	if disturbed {
+		f.disturbed.Store(true)
+	}
 	select {
 	case f.looks <- struct{}{}:
 	default:
@@ -142,6 +149,9 @@ func (f *follower) replace() bool {
 func (f *follower) verify(ctx context.Context) error {
 	if f.verifier == nil || f.now == nil || f.said != "" {
 		return nil
+	}
+	if f.disturbed.Swap(false) {
+		f.verifier.Disturbed()
 	}
 	err := f.verifier.Verify(ctx, f.now.own, f.now.all)
 	if err == nil || ctx.Err() != nil {

@@ -14,9 +14,10 @@ type holder struct {
 	claim lease.Claim
 	// grants are what was acquired, newest only.
 	grants mailbox[lease.Grant]
-	// again asks for the lease to be acquired again, announce for it to be
-	// announced.
+	// again asks for the lease to be acquired again, attrs with others, announce
+	// for it to be announced.
 	again, announce chan struct{}
+	attrs           mailbox[lease.Attrs]
 	restores        backoff   // between two that are acquired again
 	restored        time.Time // when the last was
 }
@@ -28,7 +29,7 @@ const peace = 10 * time.Second
 func newHolder(a *Agent, c lease.Claim) *holder {
 	return &holder{
 		agent: a, claim: c,
-		grants: newMailbox[lease.Grant](), again: make(chan struct{}, 1), announce: make(chan struct{}, 1),
+		grants: newMailbox[lease.Grant](), again: make(chan struct{}, 1), announce: make(chan struct{}, 1), attrs: newMailbox[lease.Attrs](),
 		restores: backoff{first: 10 * time.Millisecond, last: 5 * time.Second},
 	}
 }
@@ -39,6 +40,12 @@ func (h *holder) reacquire() {
 	case h.again <- struct{}{}:
 	default:
 	}
+}
+
+// republish asks for the lease to be written anew, and does not wait.
+func (h *holder) republish(a lease.Attrs) {
+	h.attrs.put(a)
+	h.reacquire()
 }
 
 // announceSoon asks for the node to be announced, and does not wait.
@@ -69,6 +76,10 @@ func (h *holder) acquire(ctx context.Context) (lease.Grant, bool) {
 	retry := backoff{first: 20 * time.Millisecond, last: 2 * time.Second}
 	said := ""
 	for {
+		select {
+		case h.claim.Attrs = <-h.attrs.ch:
+		default:
+		}
 		g, err := h.agent.Store.Acquire(ctx, h.claim)
 		if ctx.Err() != nil {
 			return g, false

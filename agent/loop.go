@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
 	"github.com/overlab/overlab/agent/lease"
@@ -47,6 +48,7 @@ type loop struct {
 	// unannounced says that the node has a lease of which Announce does not know.
 	unannounced bool
 	problems    []string
+	rekeying    bool             // other attributes are on their way to the store
 	moves       int              // the kernel's Moves for which want was computed
 	published   lease.Key        // the subnet that subnet.env and firewall know
 	written     lease.Key        // the one that subnet.env was written with
@@ -66,7 +68,7 @@ type loop struct {
 func newLoop(a *Agent, n *node, h *holder, g *guard, f *follower) *loop {
 	l := &loop{
 		node: n, agent: a, holder: h, guard: g, follow: f,
-		said: map[topic]string{}, wake: make(chan struct{}), rearm: make(chan struct{}, 1),
+		said: map[topic]string{}, wake: make(chan struct{}), rearm: make(chan struct{}, len(n.kernel.Waits())),
 		repair: time.NewTimer(0), retry: time.NewTimer(0), rewrite: time.NewTimer(0),
 		retryPause: backoff{first: 100 * time.Millisecond, last: 10 * time.Second},
 	}
@@ -76,9 +78,9 @@ func newLoop(a *Agent, n *node, h *holder, g *guard, f *follower) *loop {
 	return l
 }
 
-// waitForKernel turns notifications into wakes, one at a time.
-func (l *loop) waitForKernel(ctx context.Context) {
-	for l.kernel.Wait() == nil {
+// waitForKernel turns notifications of one kind into wakes, one at a time.
+func (l *loop) waitForKernel(ctx context.Context, wait func() error) {
+	for wait() == nil {
 		select {
 		case l.wake <- struct{}{}:
 		case <-ctx.Done():
@@ -144,6 +146,10 @@ func (l *loop) takeSnapshot(s lease.Snapshot) {
 }
 
 func (l *loop) takeGrant(g lease.Grant) {
+	if l.rekeying && !g.Lease.Attrs.Equal(l.own.Lease.Attrs) {
+		return // it was asked for before; another follows
+	}
+	l.rekeying = false
 	switch {
 	case l.own == nil && g.Replaced != nil && g.Replaced.BackendType != "":
 		l.claimedOver = g.Replaced
@@ -176,20 +182,31 @@ func (l *loop) publish() {
 	}
 	l.published = l.own.Lease.Key
 	l.writeSubnetFile()
+	l.guard.configs.put(l.agent.firewallsFor(l.node, l.published))
+}
+
+// firewallsFor is what the firewall ought to be on a node with that lease, one
+// of each of the network's families.
+func (a *Agent) firewallsFor(n *node, k lease.Key) []firewall.Config {
 	var configs []firewall.Config
-	for _, f := range l.config.Families() {
+	for _, f := range n.config.Families() {
 		configs = append(configs, firewall.Config{
-			Network: l.config.Range(f).Network, Subnet: l.published.Of(f), NFTables: l.config.EnableNFTables,
-			Forward: l.agent.Forward, Masquerade: l.agent.Masquerade, PredictablePorts: l.agent.PredictablePorts,
+			Network: n.config.Range(f).Network, Subnet: k.Of(f), NFTables: n.config.EnableNFTables,
+			Forward: a.Forward, Masquerade: a.Masquerade, PredictablePorts: a.PredictablePorts,
 		})
 	}
-	l.guard.configs.put(configs)
+	return configs
+}
+
+// subnetEnvFor is what subnet.env ought to say on a node with that lease.
+func (a *Agent) subnetEnvFor(n *node, k lease.Key) subnetEnv {
+	return subnetEnv{config: n.config, key: k, mtu: n.backend.MTU(), masquerade: a.Masquerade}
 }
 
 // watchOwn looks after our own key in the store: whoever deletes or overwrites
 // it takes the node from its peers.
 func (l *loop) watchOwn() {
-	if l.own == nil || l.snapshot.Revision < l.own.Lease.Revision {
+	if l.own == nil || l.rekeying || l.snapshot.Revision < l.own.Lease.Revision {
 		return // the snapshot is older than our lease
 	}
 	own := l.own.Lease
@@ -257,7 +274,7 @@ func (l *loop) desire() {
 	if l.own == nil || l.snapshot == nil {
 		return
 	}
-	want, problems := l.backend.Desired(l.own.Lease, l.snapshot.Leases)
+	want, problems := l.agent.desired(l.node, l.own.Lease, l.snapshot.Leases)
 	l.want = &want
 	l.follow.tell(l.own.Lease, l.snapshot.Leases)
 	for _, p := range problems {
@@ -266,6 +283,17 @@ func (l *loop) desire() {
 		}
 	}
 	l.problems = problems
+}
+
+// desired is what the backend wants, and what the options do besides.
+func (a *Agent) desired(n *node, own lease.Lease, all []lease.Lease) (want datapath.State, problems []string) {
+	want, problems = n.backend.Desired(own, all)
+	for _, f := range n.config.Families() {
+		if subnet := own.Key.Of(f); a.Blackhole && subnet.IsValid() {
+			want.Routes.Add(datapath.BlackholeRoute(subnet))
+		}
+	}
+	return want, problems
 }
 
 // takeNotifications follows the kernel. Our own changes are in the picture
@@ -330,7 +358,10 @@ func (l *loop) reconcile(why string) {
 		err = fmt.Errorf("%w\n%s", err, strings.Join(l.problems, "\n"))
 	}
 	l.report(topicDatapath, err)
-	l.follow.look()
+	l.follow.look(slices.ContainsFunc(made, func(c datapath.Change) bool {
+		_, link := c.Entry.(datapath.Link)
+		return link
+	}))
 	if err == nil {
 		l.retryPause.reset()
 		l.retry.Stop()
@@ -343,6 +374,9 @@ func (l *loop) reconcile(why string) {
 // rest.
 func (l *loop) program(why string) (made []datapath.Change, err error) {
 	if _, err := l.kernel.Refresh(); err != nil {
+		return nil, err
+	}
+	if err := l.rekey(); err != nil {
 		return nil, err
 	}
 	due := datapath.Diff(*l.want, l.kernel.State())
@@ -379,6 +413,25 @@ func without(due, left []datapath.Change) []datapath.Change {
 	remain := datapath.Set[datapath.Change]{}
 	remain.Add(left...)
 	return slices.DeleteFunc(slices.Clone(due), remain.Has)
+}
+
+// rekey lets the backend take other keys where it must.
+func (l *loop) rekey() error {
+	r, ok := l.backend.(backend.Rekeyer)
+	if !ok {
+		return nil
+	}
+	changed, err := r.Rekey(*l.want, l.kernel.State())
+	if err != nil || !changed {
+		return err
+	}
+	l.agent.Log.Warn("what was made of the lease's keys is gone; publishing others")
+	l.own.Lease.Attrs.BackendData = l.backend.Data()
+	l.rekeying = true
+	l.holder.republish(l.own.Lease.Attrs)
+	l.desire()
+	_, err = r.Rekey(*l.want, l.kernel.State())
+	return err
 }
 
 func (l *loop) logChanges(why string, changes []datapath.Change) {
@@ -418,8 +471,7 @@ func (l *loop) writeSubnetFile() {
 	if l.published == (lease.Key{}) {
 		return
 	}
-	env := subnetEnv{config: l.config, key: l.published, mtu: l.backend.MTU(), masquerade: l.agent.Masquerade}
-	changed, err := env.write(l.agent.SubnetFile)
+	changed, err := l.agent.subnetEnvFor(l.node, l.published).write(l.agent.SubnetFile)
 	if err == nil {
 		err = handOver(l.agent.SubnetFile, l.backend.Scope().Bare, l.agent.Log)
 	}

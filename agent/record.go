@@ -30,15 +30,14 @@ func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error 
 	case before == b:
 		return nil
 	case before.Dev != "":
-		if err := removeRoutes(before, log); err != nil {
+		if err := removeRoutes(bareScope(before), log); err != nil {
 			return err
 		}
 	}
 	if b.Dev == "" {
 		err = os.Remove(recordPath(subnetFile))
 	} else {
-		raw, _ := json.Marshal(b) // it always can be
-		err = os.WriteFile(recordPath(subnetFile), append(raw, '\n'), 0o644)
+		err = os.WriteFile(recordPath(subnetFile), recordOf(b), 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("note which routes are ours: %w", err)
@@ -46,9 +45,20 @@ func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error 
 	return nil
 }
 
-// removeRoutes removes the routes that are owned on a device that is not.
-func removeRoutes(bare datapath.BareRoutes, log *slog.Logger) error {
-	kernel, err := datapath.Open(datapath.Scope{Bare: bare, IPv6: bare.Network6.IsValid()})
+// recordOf is the note's content.
+func recordOf(b datapath.BareRoutes) []byte {
+	raw, _ := json.Marshal(b) // it always can be
+	return append(raw, '\n')
+}
+
+// bareScope owns those routes and nothing else.
+func bareScope(b datapath.BareRoutes) datapath.Scope {
+	return datapath.Scope{Bare: b, IPv6: b.Network6.IsValid()}
+}
+
+// removeRoutes removes the owned routes of a scope without devices.
+func removeRoutes(scope datapath.Scope, log *slog.Logger) error {
+	kernel, err := datapath.Open(scope)
 	if err != nil {
 		return err
 	}

@@ -8,23 +8,14 @@ import (
 	"github.com/overlab/overlab/agent/underlay"
 )
 
-// introduce asks a store that knows its nodes what it knows of this one, and
-// waits until it has given it a subnet. The length of that counts for what the
-// backend owns, not the one that the configuration would allocate by.
+// introduce asks the store for this node, and waits until it has given it a
+// subnet.
 func (a *Agent) introduce(ctx context.Context, config *lease.Config) (lease.Self, error) {
-	r, ok := a.Store.(lease.Registry)
-	if !ok {
-		return lease.Self{}, nil
-	}
 	retry := backoff{first: 20 * time.Millisecond, last: 2 * time.Second}
 	said := ""
 	for {
-		self, err := r.Self(ctx, config)
+		self, err := a.self(ctx, config)
 		if err == nil {
-			if self.Key.Subnet.IsValid() {
-				config.SubnetLen = self.Key.Subnet.Bits()
-			}
-			a.Log.Info("the store has assigned a subnet", "subnet", self.Key)
 			return self, nil
 		}
 		if ctx.Err() != nil {
@@ -41,11 +32,36 @@ func (a *Agent) introduce(ctx context.Context, config *lease.Config) (lease.Self
 	}
 }
 
+// self asks a store that knows its nodes what it knows of this one. The length
+// of its subnets counts for what the backend owns, not the one that the
+// configuration would allocate by.
+func (a *Agent) self(ctx context.Context, config *lease.Config) (lease.Self, error) {
+	r, ok := a.Store.(lease.Registry)
+	if !ok {
+		return lease.Self{}, nil
+	}
+	self, err := r.Self(ctx, config)
+	if err != nil {
+		return self, err
+	}
+	if self.Key.Subnet.IsValid() {
+		config.SubnetLen = self.Key.Subnet.Bits()
+	}
+	if self.Key.Subnet6.IsValid() {
+		config.IPv6SubnetLen = self.Key.Subnet6.Bits()
+	}
+	a.Log.Info("the store has assigned a subnet", "subnet", self.Key)
+	return self, nil
+}
+
 // instructed replaces the addresses of the flags by those that the store tells
 // the node to use, as flannel does.
 func instructed(o underlay.Options, self lease.Self) underlay.Options {
 	if self.PublicIP.IsValid() {
 		o.PublicIP = self.PublicIP
+	}
+	if self.PublicIPv6.IsValid() {
+		o.PublicIPv6 = self.PublicIPv6
 	}
 	return o
 }

@@ -38,12 +38,18 @@ func (e subnetEnv) content() []byte {
 	return fmt.Appendf(out, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", e.mtu, e.masquerade)
 }
 
+// in reports whether the file says this.
+func (e subnetEnv) in(path string) bool {
+	have, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(have, e.content())
+}
+
 // write replaces the file in one step, unless it says this already.
 func (e subnetEnv) write(path string) (changed bool, err error) {
-	want := e.content()
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want) {
+	if e.in(path) {
 		return false, nil
 	}
+	want := e.content()
 	dir, name := filepath.Split(path)
 	if err := os.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
 		return false, fmt.Errorf("make the folder of the subnet file: %w", err)
@@ -61,6 +67,18 @@ func (e subnetEnv) write(path string) (changed bool, err error) {
 // previousKey reads the subnets that an earlier run left, of the networks that
 // there are now.
 func previousKey(path string, c *lease.Config) lease.Key {
+	k := recordedKey(path)
+	if !c.EnableIPv4 || !k.Subnet.IsValid() || !c.Network.Contains(k.Subnet.Addr()) {
+		k.Subnet = netip.Prefix{}
+	}
+	if !c.EnableIPv6 || !k.Subnet6.IsValid() || !c.IPv6Network.Contains(k.Subnet6.Addr()) {
+		k.Subnet6 = netip.Prefix{}
+	}
+	return k
+}
+
+// recordedKey reads the subnets from the file; unset where there are none.
+func recordedKey(path string) lease.Key {
 	var k lease.Key
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -72,10 +90,10 @@ func previousKey(path string, c *lease.Config) lease.Key {
 		if err != nil {
 			continue
 		}
-		switch {
-		case name == variables[lease.IPv4][1] && c.EnableIPv4 && c.Network.Contains(p.Addr()):
+		switch name {
+		case variables[lease.IPv4][1]:
 			k.Subnet = p.Masked()
-		case name == variables[lease.IPv6][1] && c.EnableIPv6 && c.IPv6Network.Contains(p.Addr()):
+		case variables[lease.IPv6][1]:
 			k.Subnet6 = p.Masked()
 		}
 	}

@@ -383,3 +383,23 @@ func carry(t *testing.T, from, to *node, at netip.Addr) {
 		t.Errorf("to %s: %d of %d bytes arrived, or others (%v)", at, len(got), len(data), err)
 	}
 }
+
+// TestUDPLogFormat: what the forwarder logs is in the form of the agent's log.
+func TestUDPLogFormat(t *testing.T) {
+	tuntest.Require(t)
+	n := newCluster(t, udpConf).node(1, "--log-format=json").start()
+	n.waitReady()
+	n.sh("ip link del flannel0") // which ends it
+	n.eventually("the forwarder's word", func() error {
+		if said := n.said(); countLines(said, `{"time":`, `"msg":"the forwarder ends"`) == 0 {
+			return errors.New(said)
+		}
+		return nil
+	})
+	if said := n.said(); countLines(said, "") != countLines(said, `{"time":`) {
+		t.Errorf("not all is JSON:\n%s", said)
+	}
+	n.waitReady()
+	n.stop()
+	n.agent("--cleanup")
+}

@@ -54,6 +54,8 @@ var volatile = []struct {
 	{`num([rt])xqueues \d+`, "num${1}xqueues N", "one for each processor"},
 	{`gso_max_size \d+`, "gso_max_size N", "the most that the machine's network card takes"},
 	{`8000\.([0-9a-f]+:){5}[0-9a-f]+`, "ID", "printed without leading zeros by some versions; the MAC is compared elsewhere"},
+	{`\bspi 0x[0-9a-f]{8}\b`, "spi SPI", "IPsec's keys and numbers follow from random ones"},
+	{`ESP\(spi=0x[0-9a-f]+,seq=0x[0-9a-f]+\)`, "ESP(spi,seq)", "as above, and how much was sent before"},
 	{`promiscuity \d+`, "promiscuity N", "a capture that runs counts"},
 	{`\.{5,}.*$`, "", "where an article cuts a line short"},
 	{`^port (vlan ids|vlan-id)$`, "port vlan-id", "iproute2 renamed it in 5.10"},

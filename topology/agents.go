@@ -12,7 +12,13 @@ import (
 func (x *expansion) agents() {
 	for _, m := range x.nodes {
 		path, s := x.agentSpec(m)
-		m.plan.Agent = Agent{Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true), ByHand: or(s.ByHand, false)}
+		m.plan.Agent = Agent{
+			Command: s.Command, Args: s.Args, Iface: s.Iface, IfaceRegex: s.IfaceRegex, PublicIP: s.PublicIP, IPMasq: or(s.IPMasq, true),
+			Restart: RestartAlways, ByHand: or(s.ByHand, false),
+		}
+		if s.Restart != "" {
+			m.plan.Agent.Restart = RestartPolicy(s.Restart)
+		}
 		if m.plan.Agent.ByHand && len(s.Command)+len(s.Args) > 0 {
 			x.add(path("byHand"), "no agent runs on node %s, so that it has neither command nor args", m.plan.Name)
 		}
@@ -52,6 +58,9 @@ func (x *expansion) agentSpec(m *machine) (path func(key string) string, s Agent
 	}
 	if own.IPMasq != nil {
 		s.IPMasq, mine["ipMasq"] = own.IPMasq, true
+	}
+	if own.Restart != "" {
+		s.Restart, mine["restart"] = own.Restart, true
 	}
 	if own.ByHand != nil {
 		s.ByHand, mine["byHand"] = own.ByHand, true
@@ -107,7 +116,7 @@ func (x *expansion) matchInterface(m *machine, path func(string) string, find fu
 	if a.Iface != "" {
 		ip, _ := netip.ParseAddr(a.Iface)
 		n := find(func(n *nic) bool {
-			return ip.IsValid() && n.Address.Addr() == ip || n.Name == a.Iface || n.AltName == a.Iface
+			return ip.IsValid() && (n.Address.Addr() == ip || n.Address6.Addr() == ip) || n.Name == a.Iface || n.AltName == a.Iface
 		})
 		if n != nil {
 			if a.Iface == n.AltName {
@@ -127,7 +136,9 @@ func (x *expansion) matchInterface(m *machine, path func(string) string, find fu
 		x.add(path("ifaceRegex"), "is %s, which is not a regular expression: %s", show(a.IfaceRegex), strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 		return nil
 	}
-	n := find(func(n *nic) bool { return n.Address.IsValid() && re.MatchString(n.Address.Addr().String()) })
+	n := find(func(n *nic) bool {
+		return n.Address.IsValid() && re.MatchString(n.Address.Addr().String()) || n.Address6.IsValid() && re.MatchString(n.Address6.Addr().String())
+	})
 	if n == nil {
 		n = find(func(n *nic) bool { return re.MatchString(n.Name) })
 	}
@@ -169,7 +180,7 @@ func (x *expansion) checkMTUs() {
 		if x.plan.Network.Backend.MTU != 0 {
 			path = "spec.network.Backend.MTU"
 		}
-		x.once(path, "leaves %s an overlay MTU of %d bytes; IPv6 needs 1280: write %d at least", n.Name, x.plan.OverlayMTU(n), 1280+x.plan.Network.Backend.Overhead())
+		x.once(path, "leaves %s an overlay MTU of %d bytes; IPv6 needs 1280: write %d at least", n.Name, x.plan.OverlayMTU(n), 1280+x.plan.Network.Overhead())
 	}
 }
 

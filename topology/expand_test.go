@@ -434,6 +434,9 @@ func TestBackends(t *testing.T) {
 		"{Type: wireguard, ListenPort: 4242, PersistentKeepaliveInterval: 25, Mode: ipv4, PSK: AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=}": {
 			Type: "wireguard", ListenPort: 4242, PersistentKeepaliveInterval: 25, Mode: "ipv4", PSK: "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
 		},
+		"{Type: ipsec, UDPEncap: true, PSK: " + strings.Repeat("0123456789abcdef", 6) + "}": {
+			Type: "ipsec", UDPEncap: true, PSK: strings.Repeat("0123456789abcdef", 6),
+		},
 		"{Type: ipip, DirectRouting: true}":                                        {Type: "ipip", DirectRouting: true},
 		"{Type: extension, SubnetAddCommand: ip route add $SUBNET via $PUBLIC_IP}": {Type: "extension", SubnetAddCommand: "ip route add $SUBNET via $PUBLIC_IP"},
 		"{MTU: 1400, Learning: true, GBP: true, Port: 4789}":                       {Type: "vxlan", VNI: 1, Port: 4789, MTU: 1400, Learning: true, GBP: true},
@@ -477,6 +480,9 @@ func TestKeysOfAnotherBackend(t *testing.T) {
 	for spec, want := range map[string]string{
 		"  network: {Backend: {Type: vxlan, SubnetAddCommand: do}}\n":                                              "spec.network.Backend.SubnetAddCommand: is a command of the backend extension, and the backend is vxlan",
 		"  network: {Backend: {Type: udp, ListenPort: 1}}\n":                                                       "spec.network.Backend.ListenPort: is of the backend wireguard, and the backend is udp; leave it out",
+		"  network: {Backend: {UDPEncap: true}}\n":                                                                 "spec.network.Backend.UDPEncap: is of the backend ipsec, and the backend is vxlan; leave it out",
+		"  network: {Backend: {Type: ipsec}}\n":                                                                    "spec.network.Backend.PSK: has 0 characters; ipsec needs 96 at least: `openssl rand -hex 48` makes a key",
+		"  network: {Backend: {Type: ipsec, PSK: a}}\n":                                                            "spec.network.Backend.PSK: has 1 characters",
 		"  network: {Backend: {Mode: auto}}\n":                                                                     "spec.network.Backend.Mode: is of the backend wireguard, and the backend is vxlan",
 		"  network: {Backend: {Type: wireguard, PSK: AQE=}}\n":                                                     "spec.network.Backend.PSK: is not 32 bytes in base64",
 		"  network: {Backend: {Type: wireguard, Mode: both}}\n":                                                    "spec.network.Backend.Mode: is \"both\"; write separate, auto, ipv4 or ipv6",

@@ -25,8 +25,26 @@ func (x *expansion) network() {
 	x.v4 = x.subnets(familyIPv4, n.Network, n.SubnetLen, n.SubnetMin, n.SubnetMax)
 	if c.EnableIPv6 {
 		x.v6 = x.subnets(familyIPv6, n.IPv6Network, n.IPv6SubnetLen, n.IPv6SubnetMin, n.IPv6SubnetMax)
+	} else {
+		x.refuseIPv6Keys(n)
 	}
 	x.backend(&n.Backend)
+}
+
+// refuseIPv6Keys: flannel ignores IPv6's keys without EnableIPv6, and who writes
+// them does not expect that.
+func (x *expansion) refuseIPv6Keys(n *NetworkSpec) {
+	for _, key := range []struct {
+		name  string
+		given bool
+	}{
+		{"IPv6Network", n.IPv6Network.IsValid()}, {"IPv6SubnetLen", n.IPv6SubnetLen != nil},
+		{"IPv6SubnetMin", n.IPv6SubnetMin.IsValid()}, {"IPv6SubnetMax", n.IPv6SubnetMax.IsValid()},
+	} {
+		if key.given {
+			x.notDual("spec.network." + key.name)
+		}
+	}
 }
 
 // ipv6Mode settles what the kernels do with IPv6.
@@ -180,6 +198,7 @@ func (x *expansion) backend(b *BackendSpec) {
 		SubnetAddCommand: b.SubnetAddCommand, SubnetRemoveCommand: b.SubnetRemoveCommand,
 	}
 	x.wireguard(path, b, out)
+	x.ipsec(path, b, out)
 	if out.Type != "extension" {
 		for _, c := range []struct{ key, command string }{
 			{"PreStartupCommand", b.PreStartupCommand}, {"PostStartupCommand", b.PostStartupCommand},
@@ -190,11 +209,24 @@ func (x *expansion) backend(b *BackendSpec) {
 			}
 		}
 	}
+	if x.plan.Network.EnableIPv6 {
+		x.dualBackend(path, out)
+	}
 	switch out.Type {
 	case "vxlan":
 		out.VNI, out.Port = nonzero(out.VNI, 1), nonzero(out.Port, 8472)
 	case "udp":
 		out.Port = nonzero(out.Port, 8285)
+	}
+}
+
+// dualBackend checks what a dual-stack overlay asks of the backend besides.
+func (x *expansion) dualBackend(path string, b *Backend) {
+	switch {
+	case !b.CarriesIPv6():
+		x.add(path+".Type", "is %s, which carries IPv4 alone, as flannel's does; write vxlan or host-gw, or leave EnableIPv6 out", b.Type)
+	case b.Type == "vxlan" && b.VNI > 9999:
+		x.add(path+".VNI", "is %d; in a dual-stack overlay the name of the second device, flannel-v6.VNI, has room for four digits", b.VNI)
 	}
 }
 
@@ -205,7 +237,7 @@ func (x *expansion) wireguard(path string, b *BackendSpec, out *Backend) {
 			key   string
 			given bool
 		}{
-			{"ListenPort", b.ListenPort != nil}, {"PSK", b.PSK != ""},
+			{"ListenPort", b.ListenPort != nil}, {"PSK", b.PSK != "" && out.Type != "ipsec"},
 			{"PersistentKeepaliveInterval", b.PersistentKeepaliveInterval != nil}, {"Mode", b.Mode != ""},
 		} {
 			if k.given {
@@ -224,6 +256,24 @@ func (x *expansion) wireguard(path string, b *BackendSpec, out *Backend) {
 		return
 	}
 	out.PSK = b.PSK
+}
+
+// shortestPSK is how many characters flannel's ipsec asks of its key
+// (pkg/backend/ipsec/ipsec.go).
+const shortestPSK = 96
+
+// ipsec settles the keys that the backend ipsec has.
+func (x *expansion) ipsec(path string, b *BackendSpec, out *Backend) {
+	if out.Type != "ipsec" {
+		if b.UDPEncap != nil {
+			x.add(path+".UDPEncap", "is of the backend ipsec, and the backend is %s; leave it out", out.Type)
+		}
+		return
+	}
+	if len(b.PSK) < shortestPSK {
+		x.add(path+".PSK", "has %d characters; ipsec needs %d at least: `openssl rand -hex 48` makes a key", len(b.PSK), shortestPSK)
+	}
+	out.PSK, out.UDPEncap = b.PSK, or(b.UDPEncap, false)
 }
 
 // or returns what a pointer holds, or the default for none.

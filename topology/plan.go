@@ -93,13 +93,15 @@ type Backend struct {
 	GBP           bool `json:"GBP,omitempty"`
 	Learning      bool `json:"Learning,omitempty"`
 	DirectRouting bool `json:"DirectRouting,omitempty"`
-	// Of wireguard: the UDP port, 51820 by default; the pre-shared key, base64;
-	// the seconds between keepalives, 0 for none; and which addresses nodes
-	// reach each other by, where the spec says so.
+	// Of wireguard: the UDP port, 51820 by default; the pre-shared key, base64,
+	// which is ipsec's in characters; the seconds between keepalives, 0 for none;
+	// and which addresses nodes reach each other by, where the spec says so.
 	ListenPort                  int    `json:"ListenPort,omitempty"`
 	PSK                         string `json:"PSK,omitempty"`
 	PersistentKeepaliveInterval int    `json:"PersistentKeepaliveInterval,omitempty"`
 	Mode                        string `json:"Mode,omitempty"`
+	// UDPEncap puts ipsec's packets in UDP.
+	UDPEncap bool `json:"UDPEncap,omitempty"`
 	// The shell commands of the extension backend.
 	PreStartupCommand   string `json:"PreStartupCommand,omitempty"`
 	PostStartupCommand  string `json:"PostStartupCommand,omitempty"`
@@ -197,9 +199,23 @@ type Agent struct {
 	Underlay string `json:"underlay"`
 	// IPMasq asks for masquerading of what leaves the overlay.
 	IPMasq bool `json:"ipMasq"`
+	// Restart says when the program is started again that has ended by itself.
+	Restart RestartPolicy `json:"restart"`
 	// ByHand says that no agent runs on the node.
 	ByHand bool `json:"byHand,omitempty"`
 }
+
+// RestartPolicy says after which ends a program is started again.
+type RestartPolicy string
+
+const (
+	// RestartAlways is after any.
+	RestartAlways RestartPolicy = "always"
+	// RestartOnFailure is after a signal, and after any exit code but 0.
+	RestartOnFailure RestartPolicy = "on-failure"
+	// RestartNever is after none.
+	RestartNever RestartPolicy = "never"
+)
 
 // Pod is one pod.
 type Pod struct {
@@ -268,9 +284,22 @@ func (n *Node) PublicIP() netip.Addr {
 	return n.Underlay().Address.Addr()
 }
 
+// PublicIP6 returns the address that peers send packets over IPv6 to; the zero
+// address in a lab that is not dual stack.
+func (n *Node) PublicIP6() netip.Addr { return n.Underlay().Address6.Addr() }
+
 // Gateway returns cni0's address on the node: the first host of its subnet.
-func (n *Node) Gateway() netip.Prefix {
-	return netip.PrefixFrom(n.PodCIDR.Masked().Addr().Next(), n.PodCIDR.Bits())
+func (n *Node) Gateway() netip.Prefix { return firstHost(n.PodCIDR) }
+
+// Gateway6 returns cni0's IPv6 address; the zero prefix in a lab that is not
+// dual stack.
+func (n *Node) Gateway6() netip.Prefix { return firstHost(n.PodCIDR6) }
+
+func firstHost(p netip.Prefix) netip.Prefix {
+	if !p.IsValid() {
+		return p
+	}
+	return netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits())
 }
 
 // OverlayMTU returns the MTU in bytes of the node's pods and cni0: that of
@@ -281,7 +310,27 @@ func (p *Plan) OverlayMTU(n *Node) int {
 	if b.MTU != 0 && b.FixesMTU() {
 		mtu = min(mtu, b.MTU)
 	}
-	return mtu - b.Overhead()
+	return mtu - p.Network.Overhead()
+}
+
+// Overhead returns the bytes that the largest packet of the overlay has less
+// than one of the underlay. Pods have one MTU, whatever family they speak: in a
+// dual-stack overlay of vxlan both have room for IPv6's outer header.
+func (c NetConf) Overhead() int {
+	if c.EnableIPv6 && c.Backend.Type == "vxlan" {
+		return c.Backend.Overhead() + 20 // an IPv6 header has 40 bytes, an IPv4 header 20
+	}
+	return c.Backend.Overhead()
+}
+
+// CarriesIPv6 reports whether the backend has flannel's IPv6; its udp, ipip and
+// ipsec have not.
+func (b Backend) CarriesIPv6() bool {
+	switch b.Type {
+	case "udp", "ipip", "ipsec":
+		return false
+	}
+	return true
 }
 
 // FixesMTU reports whether the backend heeds its MTU key. Flannel's host-gw,
@@ -303,7 +352,7 @@ func (b Backend) Connects() bool {
 	return b.Type != "alloc" && (b.Type != "extension" || b.SubnetAddCommand != "")
 }
 
-// Overhead returns the bytes that the backend's encapsulation adds to a
+// Overhead returns the bytes that the backend's encapsulation adds to an IPv4
 // packet, as flannel accounts for them.
 func (b Backend) Overhead() int {
 	switch b.Type {

@@ -126,10 +126,28 @@ type AgentStatus struct {
 	Command []string  `json:"command"`
 	PID     int       `json:"pid,omitempty"`
 	Started time.Time `json:"started"`
+	// State is "running"; "restarting" between an end and the next start; or
+	// "ended", where Restart leaves it at that.
+	State string `json:"state"`
+	// Restart is the plan's policy.
+	Restart RestartPolicy `json:"restart,omitempty"`
 	// Restarts counts the times that it was started again.
 	Restarts int `json:"restarts"`
 	// LastExit says how it ended the last time, empty if it never did.
 	LastExit string `json:"lastExit,omitempty"`
-	// Log is the path of what it printed.
-	Log string `json:"log,omitempty"`
+	// Exits are its last few ends, the newest last.
+	Exits []AgentExit `json:"exits,omitempty"`
+	// Log is the path of what it printed, Output the last lines of that.
+	Log    string   `json:"log,omitempty"`
+	Output []string `json:"output,omitempty"`
+}
+
+// AgentExit is one end of an agent.
+type AgentExit struct {
+	Time time.Time `json:"time"`
+	// Ran is how long the process had run, in nanoseconds.
+	Ran time.Duration `json:"ran"`
+	// How is "exit code N", "killed by signal N (NAME)", or why it could not be
+	// started.
+	How string `json:"how"`
 }

@@ -41,9 +41,9 @@ func TestNetworkRules(t *testing.T) {
 		{"IPv6SubnetLen too long", "  network: {EnableIPv6: true, IPv6SubnetLen: 127}\n", []string{
 			"4:46: spec.network.IPv6SubnetLen: is 127; IPv6SubnetLen must be less than /127"}},
 		{"IPv6 below 1280 bytes", "  network: {EnableIPv6: true}\n  underlay: [{name: lan, cidr: 10.0.0.0/24, cidr6: \"fd00:1::/64\", mtu: 1300}]\n", []string{
-			"5:72: spec.underlay[0].mtu: leaves master an overlay MTU of 1250 bytes; IPv6 needs 1280: write 1330 at least"}},
+			"5:72: spec.underlay[0].mtu: leaves master an overlay MTU of 1230 bytes; IPv6 needs 1280: write 1350 at least"}},
 		{"IPv6 below 1280 bytes by the backend", "  network: {EnableIPv6: true, Backend: {MTU: 1300}}\n", []string{
-			"4:46: spec.network.Backend.MTU: leaves master an overlay MTU of 1250 bytes; IPv6 needs 1280: write 1330 at least"}},
+			"4:46: spec.network.Backend.MTU: leaves master an overlay MTU of 1230 bytes; IPv6 needs 1280: write 1350 at least"}},
 		{"dual stack and a mode", "  network: {EnableIPv6: true}\n  ipv6: off\n", []string{
 			"5:9: spec.ipv6: is off, but network.EnableIPv6 makes the lab dual stack; leave one of the two out"}},
 		{"no cidr6", "  network: {EnableIPv6: true}\n  underlay: [{name: lan, cidr: 10.0.0.0/24}]\n", []string{
@@ -52,6 +52,10 @@ func TestNetworkRules(t *testing.T) {
 			"4:52: spec.underlay[0].cidr6: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
 			"5:31: spec.nodes[0].podCIDR6: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
 			"6:39: spec.pods[0].address6: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out"}},
+		{"an IPv6 network in a lab of IPv4", "  network: {IPv6Network: \"fd00:9::/48\", IPv6SubnetLen: 64, IPv6SubnetMin: \"fd00:9::\"}\n", []string{
+			"4:26: spec.network.IPv6Network: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
+			"4:56: spec.network.IPv6SubnetLen: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out",
+			"4:75: spec.network.IPv6SubnetMin: is given, but the lab is not dual stack; set spec.network.EnableIPv6: true, or leave this out"}},
 		{"legacy records of two families", "  network: {EnableIPv6: true}\n  cni: {legacyRecords: true}\n", []string{
 			"5:24: spec.cni.legacyRecords: is true, but the lab is dual stack, and the old form has room for one subnet; leave it out"}},
 		{"words", "  provider: Netns\n  ipv6: on\n", []string{

@@ -109,8 +109,10 @@ type BackendSpec struct {
 	DirectRouting *bool `json:"DirectRouting,omitempty"`
 	// For wireguard: the UDP port that nodes listen on; 51820 when left out.
 	ListenPort *int `json:"ListenPort,omitempty" jsonschema:"minimum=1,maximum=65535"`
-	// For wireguard: a key of 32 bytes in base64 that all nodes share, besides their own; none when left out.
-	PSK string `json:"PSK,omitempty" jsonschema:"pattern=^[A-Za-z0-9+/]{43}=$"`
+	// For wireguard: a key of 32 bytes in base64 that all nodes share, besides their own; none when left out. For ipsec: the key that all nodes share, 96 characters at least, as `openssl rand -hex 48` makes it.
+	PSK string `json:"PSK,omitempty"`
+	// For ipsec: whether ESP travels in UDP, which the bundled agent does not do; false when left out.
+	UDPEncap *bool `json:"UDPEncap,omitempty"`
 	// For wireguard: the seconds after which a silent node sends something, so that NAT gateways remember it; 0, never, when left out.
 	PersistentKeepaliveInterval *int `json:"PersistentKeepaliveInterval,omitempty" jsonschema:"minimum=0,maximum=65535"`
 	// For wireguard: which addresses nodes reach each other by; separate when left out.
@@ -243,6 +245,8 @@ type AgentSpec struct {
 	PublicIP netip.Addr `json:"publicIP,omitempty"`
 	// Whether what leaves the overlay is masqueraded; true when left out.
 	IPMasq *bool `json:"ipMasq,omitempty"`
+	// When the program is started again after it has ended by itself; always when left out. on-failure leaves one that ended with code 0.
+	Restart string `json:"restart,omitempty" jsonschema:"enum=always,enum=on-failure,enum=never"`
 	// Whether no agent runs, and the node is programmed by hand; false when left out. Its pods are wired all the same.
 	ByHand *bool `json:"byHand,omitempty"`
 }

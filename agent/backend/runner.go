@@ -19,6 +19,17 @@ type Runner interface {
 	Follow(ctx context.Context, own lease.Lease, all []lease.Lease) error
 }
 
+// Foreteller is what a Runner also is that can say what it would do.
+type Foreteller interface {
+	Runner
+	// Foresee is called in place of Prepare, and changes nothing: Data is then
+	// as it would be.
+	Foresee() error
+	// Foretell returns what Prepare and Follow would do, as shell commands, and
+	// does none of it.
+	Foretell(own lease.Lease, all []lease.Lease) ([]string, error)
+}
+
 // Loser is what a Runner also is where what Follow has made can be lost without
 // a change of the leases, as a process is that ends.
 type Loser interface {
@@ -35,4 +46,8 @@ type Verifier interface {
 	// and changes nothing. It must be quick: it is called every half second, and
 	// whenever somebody asks whether the node is ready.
 	Verify(ctx context.Context, own lease.Lease, all []lease.Lease) error
+	// Disturbed tells that one of the backend's devices was changed and has been
+	// repaired. It is called before Verify, which says no if that lost anything
+	// which Follow makes.
+	Disturbed()
 }

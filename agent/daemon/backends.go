@@ -1,11 +1,15 @@
 package daemon
 
 import (
+	"cmp"
+	"os"
+
 	"github.com/overlab/overlab/agent/backend"
 	"github.com/overlab/overlab/agent/backend/alloc"
 	"github.com/overlab/overlab/agent/backend/extension"
 	"github.com/overlab/overlab/agent/backend/hostgw"
 	"github.com/overlab/overlab/agent/backend/ipip"
+	"github.com/overlab/overlab/agent/backend/ipsec"
 	"github.com/overlab/overlab/agent/backend/udp"
 	"github.com/overlab/overlab/agent/backend/vxlan"
 	"github.com/overlab/overlab/agent/backend/wireguard"
@@ -30,8 +34,12 @@ func backends(forwarders forwarder.Launcher, wireguardKey string) map[string]bac
 		extension.Type: extension.New,
 		hostgw.Type:    hostgw.New,
 		ipip.Type:      ipip.New(forwarders),
+		ipsec.Type:     ipsec.New(ipsecMemory()),
 		udp.Name:       udp.New(forwarders),
 		vxlan.Type:     vxlan.New,
 		wireguard.Type: wireguard.New(wireguard.Options{KeyFile: wireguardKey, Forwarders: forwarders}),
 	}
 }
+
+// ipsecMemory is where the ipsec backend keeps what it must not forget.
+func ipsecMemory() string { return cmp.Or(os.Getenv(ipsec.MemoryFileEnv), ipsec.MemoryFile) }

@@ -40,6 +40,7 @@ type settings struct {
 	healthzIP   string
 	healthzPort int
 	verbosity   int
+	logFormat   string
 	// wireguardKey is the file of the node's private key.
 	wireguardKey string
 
@@ -51,7 +52,7 @@ type settings struct {
 	nodeName              string // from the environment, like the pod's
 	podName, podNamespace string
 
-	version, cleanup bool
+	version, cleanup, dryRun bool
 }
 
 // texts is a flag that may be given more than once.
@@ -87,7 +88,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.BoolVar(&s.predictable, "ip-masq-fully-random-disable", false, "masquerade without --random-fully")
 	f.IntVar(&s.resync, "iptables-resync", 5, "`seconds` between two looks at the firewall's rules")
 	f.BoolVar(&s.forward, "iptables-forward-rules", true, "accept forwarded overlay traffic")
-	f.BoolVar(&s.blackhole, "ip-blackhole-route", false, "keep a blackhole route for the node's subnet (not in this build)")
+	f.BoolVar(&s.blackhole, "ip-blackhole-route", false, "keep a route that drops packets to addresses of the node's subnet that no pod has")
 	f.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
 	f.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server, 0 for none")
 	f.BoolVar(&s.kube, "kube-subnet-mgr", false, "keep leases in the Kubernetes API in place of etcd; the environment's NODE_NAME, or POD_NAME and POD_NAMESPACE, say which node this is")
@@ -98,7 +99,9 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.BoolVar(&s.announceNetwork, "set-node-network-unavailable", true, "set the node's condition NetworkUnavailable to False, with --kube-subnet-mgr")
 	f.BoolVar(&s.version, "version", false, "print the version and exit")
 	f.BoolVar(&s.cleanup, "cleanup", false, "remove the devices, firewall rules and subnet file that an agent left on this node, and exit")
+	f.BoolVar(&s.dryRun, "dry-run", false, "print what the agent would change on this node as shell commands, change nothing, and exit: 0 for nothing, 1 for something, 2 for trouble")
 	f.IntVar(&s.verbosity, "v", 0, "log `level`; above 0 includes debugging")
+	f.StringVar(&s.logFormat, "log-format", "text", "`form` of the log on stderr: text (key=value) or json")
 	// These mean something to flanneld only; a manifest may have them.
 	for _, only := range []struct{ name, value, usage string }{
 		{"vmodule", "", "accepted, without effect"},
@@ -201,8 +204,9 @@ func (s *settings) check() error {
 		_, err := regexp.Compile(e)
 		refuse(err != nil, "--iface-regex=%s: %v", e, err)
 	}
+	refuse(s.logFormat != "text" && s.logFormat != "json", "--log-format=%s is neither text nor json", s.logFormat)
+	refuse(s.cleanup && s.dryRun, "--cleanup and --dry-run exclude each other")
 	refuse(s.kube && s.netConfPath == "", "--net-config-path is empty: with --kube-subnet-mgr the network's configuration is a file")
-	refuse(s.blackhole, "--ip-blackhole-route is not in this build")
 	a, err := netip.ParseAddr(s.publicIP)
 	refuse(s.publicIP != "" && (err != nil || !a.Is4()), "--public-ip=%s is not an IPv4 address", s.publicIP)
 	a, err = netip.ParseAddr(s.publicIPv6)
@@ -244,10 +248,11 @@ func (s *settings) underlay() underlay.Options {
 // ownFiles are what agents keep besides subnet.env. A key whose place somebody
 // has chosen is theirs.
 func (s *settings) ownFiles() []string {
-	if s.wireguardKey != wireguard.KeyFile {
-		return nil
+	files := []string{ipsecMemory()}
+	if s.wireguardKey == wireguard.KeyFile {
+		files = append(files, s.wireguardKey)
 	}
-	return []string{s.wireguardKey}
+	return files
 }
 
 func (s *settings) endpointList() []string {

@@ -41,9 +41,11 @@ func (c Change) emit(b *rtnl.Batch, index map[string]int) {
 	b.Describe(c.String)
 }
 
-// Entry is what a Change is about: a Link, Addr, Neigh, FDB or Route.
+// Entry is what a Change is about: a Link, Addr, Neigh, FDB, Route, SA or
+// Policy.
 type Entry interface {
-	// device is the name of the device that the entry belongs to.
+	// device is the name of the device that the entry belongs to; empty for
+	// those of IPsec.
 	device() string
 	// command is the change as a shell command.
 	command(Verb) string
@@ -70,7 +72,7 @@ func (l Link) command(v Verb) string {
 		return fmt.Sprintf("ip link set %s %smtu %d %s", l.Name, l.address(), l.MTU, state)
 	}
 	if l.Kind == kindTun {
-		return fmt.Sprintf("ip tuntap add dev %s mode tun; ip link set %s mtu %d %s", l.Name, l.Name, l.MTU, state)
+		return fmt.Sprintf("ip tuntap add dev %[1]s mode tun; ip link set %[1]s addrgenmode none; ip link set %[1]s mtu %[2]d %[3]s", l.Name, l.MTU, state)
 	}
 	if l.Kind == "ipip" {
 		return fmt.Sprintf("ip link add %s mtu %d %s type ipip local %s", l.Name, l.MTU, state, l.Local)
@@ -137,7 +139,11 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 }
 
 func (a Addr) command(v Verb) string {
-	return fmt.Sprintf("ip addr %s %s dev %s", v, a.Prefix, a.Dev)
+	s := fmt.Sprintf("ip addr %s %s dev %s", v, a.Prefix, a.Dev)
+	if v == Add && a.Prefix.Addr().Is6() {
+		s += " nodad"
+	}
+	return s
 }
 
 func (a Addr) emit(b *rtnl.Batch, v Verb, index func(string) int) {
@@ -205,13 +211,16 @@ func (r Route) command(v Verb) string {
 		v = "replace"
 	}
 	s := fmt.Sprintf("ip route %s %s", v, r.Dst)
+	if r.Blackhole {
+		s = fmt.Sprintf("ip route %s blackhole %s", v, r.Dst)
+	}
 	if r.TOS != 0 {
 		s += fmt.Sprintf(" tos %#x", r.TOS)
 	}
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %s", r.Via)
 	}
-	if r.Dev != "" { // a route of several hops has none
+	if r.Dev != "" { // a blackhole has none, nor has a route of several hops
 		s += " dev " + r.Dev
 	}
 	if r.Metric != 0 {
@@ -220,13 +229,16 @@ func (r Route) command(v Verb) string {
 	if r.Onlink {
 		s += " onlink"
 	}
+	if v == "replace" && r.Dst.Addr().Is4() && !r.Blackhole && !r.LinkScope && !r.Via.IsValid() {
+		s += " scope global" // ip(8) takes the link's where there is no next hop
+	}
 	return s
 }
 
 func (r Route) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 	route := rtnl.Route{
 		Dst: r.Dst, Via: r.Via, Dev: index(r.Dev), Onlink: r.Onlink, Metric: r.Metric, TOS: r.TOS,
-		Src: r.Src, LinkScope: r.LinkScope, Protocol: r.Protocol,
+		Src: r.Src, LinkScope: r.LinkScope, Protocol: r.Protocol, Blackhole: r.Blackhole,
 	}
 	if v == Delete {
 		b.DelRoute(route)

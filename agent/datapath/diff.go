@@ -9,8 +9,8 @@ import (
 // Diff returns the changes that make have into want, in the order in which
 // they must be applied.
 //
-// What a peer needs is made in the order neighbour, forwarding entry, route:
-// the route comes last because it is what draws packets. What goes is removed
+// What a peer needs is made in the order neighbour, forwarding entry, IPsec
+// association, IPsec policy, route: the route comes last because it is what draws packets. What goes is removed
 // in the opposite order, after everything was made, so that an entry whose
 // value changes is replaced and never missing in between.
 func Diff(want, have State) []Change {
@@ -21,14 +21,17 @@ func Diff(want, have State) []Change {
 	d.fdb(want, have)
 	d.routes(of4(want.Routes), of4(have.Routes))
 	d.routes6(want, have)
-	return slices.Concat(d.link, d.addr, d.neigh, d.spoilt, d.entry, d.displaced, d.route,
-		d.delRoute, d.delEntry, d.delNeigh, d.delAddr)
+	d.sas(want, have)
+	d.policies(want, have)
+	return slices.Concat(d.link, d.addr, d.neigh, d.spoilt, d.entry, d.spoiltSA, d.sa, d.policy, d.displaced, d.route,
+		d.delRoute, d.delPolicy, d.delSA, d.delEntry, d.delNeigh, d.delAddr)
 }
 
 // diff collects changes by the step that they belong to.
 type diff struct {
 	link, addr, neigh, spoilt, entry, displaced, route []Change
 	delRoute, delEntry, delNeigh, delAddr              []Change
+	spoiltSA, sa, policy, delPolicy, delSA             []Change
 }
 
 // links compares the devices, and returns what will be left of have: nothing
@@ -88,6 +91,7 @@ func (s State) without(devices Set[string]) State {
 			rest.Rivals.Add(r)
 		}
 	}
+	rest.SAs, rest.Policies = s.SAs, s.Policies
 	return rest
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,11 @@ type Scope struct {
 	Underlays []string
 	// Bare are the routes that are owned on a device that is not.
 	Bare BareRoutes
+	// IPsec includes the agents' associations and policies.
+	IPsec bool
+	// Blackholes are the destinations whose blackhole routes of the metric
+	// BlackholeMetric are owned.
+	Blackholes []Destinations
 	// IPv6 includes addresses, neighbours and routes of that family.
 	IPv6 bool
 	// Contested are the destinations of IPv6 routes whose rivals are looked for,
@@ -72,6 +78,12 @@ func (b BareRoutes) own(r Route) bool {
 	return b.Dev != "" && r.Dev == b.Dev && r.Via.IsValid() && r.Metric == 0 && r.TOS == 0 && r.Protocol == 0 && b.Covers(r.Dst)
 }
 
+// ownHole reports whether a route is an owned blackhole.
+func (s Scope) ownHole(r Route) bool {
+	return r.Blackhole && r.Metric == BlackholeMetric &&
+		slices.ContainsFunc(s.Blackholes, func(d Destinations) bool { return d.covers(r.Dst) })
+}
+
 func (s Scope) families() []byte {
 	if s.IPv6 {
 		return []byte{unix.AF_INET, unix.AF_INET6}
@@ -80,10 +92,17 @@ func (s Scope) families() []byte {
 }
 
 // Dump reads what the kernel holds of the scope, in the connection's network
-// namespace.
+// namespace, which is also the calling thread's.
 func Dump(c *rtnl.Conn, scope Scope) (State, error) {
 	s, _, err := dump(c, scope)
-	return s, err
+	if err != nil || !scope.IPsec {
+		return s, err
+	}
+	xfrm, err := rtnl.DialXFRM()
+	if err != nil {
+		return s, err
+	}
+	return s, errors.Join(s.dumpIPsec(xfrm), xfrm.Close())
 }
 
 // dump also returns the ifindex of each owned device that there is.
@@ -100,6 +119,11 @@ func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 			return s, nil, err
 		}
 	}
+	if len(scope.Blackholes) > 0 {
+		if err := s.dumpBlackholes(c, scope); err != nil {
+			return s, nil, err
+		}
+	}
 	if scope.Bare.Dev != "" {
 		index, err := s.dumpBare(c, scope)
 		switch {
@@ -112,6 +136,22 @@ func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 		}
 	}
 	return s, indexes, s.dumpRivals(c, scope, indexes)
+}
+
+// dumpBlackholes adds the owned blackhole routes.
+func (s State) dumpBlackholes(c *rtnl.Conn, scope Scope) error {
+	for _, family := range scope.families() {
+		routes, err := c.Routes(family, 0)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if r, ok := readRoute("", r); ok && scope.ownHole(r) {
+				s.Routes.Add(r)
+			}
+		}
+	}
+	return nil
 }
 
 // dumpBare adds the owned routes of the device that is not owned.
@@ -303,7 +343,8 @@ func linkName(c *rtnl.Conn, index int) (string, error) {
 // readRoute turns the kernel's description into a Route; false for one that
 // the kernel made, or that is not a plain route.
 func readRoute(dev string, r rtnl.RouteState) (Route, bool) {
-	if r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_UNICAST || r.Protocol == unix.RTPROT_KERNEL {
+	plain := r.Type == unix.RTN_UNICAST && dev != "" || r.Blackhole && dev == ""
+	if r.Table != unix.RT_TABLE_MAIN || !plain || r.Protocol == unix.RTPROT_KERNEL {
 		return Route{}, false
 	}
 	return plainRoute(dev, r), true
@@ -321,7 +362,7 @@ func readRival(dev string, r rtnl.RouteState) Route {
 func plainRoute(dev string, r rtnl.RouteState) Route {
 	out := Route{
 		Dst: r.Dst, Via: r.Via, Dev: dev, Onlink: r.Onlink, Metric: r.Metric, TOS: r.TOS,
-		Protocol: r.Protocol, LinkScope: r.LinkScope, Src: r.Src, Other: r.Other,
+		Protocol: r.Protocol, LinkScope: r.LinkScope, Src: r.Src, Other: r.Other, Blackhole: r.Blackhole,
 	}
 	if out.Protocol == unix.RTPROT_BOOT {
 		out.Protocol = 0

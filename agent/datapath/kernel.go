@@ -17,13 +17,16 @@ import (
 // new lease costs a few messages and no dump; where a notification does not
 // tell enough, or was lost, the next Refresh dumps again.
 //
-// Only Wait may run beside the other methods.
+// Only what Waits returns may run beside the other methods.
 type Kernel struct {
 	scope    Scope
 	conn     *rtnl.Conn
 	listener *rtnl.Listener
-	state    State
-	index    map[string]int
+	// xfrm and changes are as conn and listener, for IPsec; nil without.
+	xfrm    *rtnl.Conn
+	changes *rtnl.Listener
+	state   State
+	index   map[string]int
 	// stale says that only a dump can tell the state.
 	stale bool
 	// moves counts what may have changed who is on the underlay's segment.
@@ -45,14 +48,36 @@ func Open(scope Scope) (*Kernel, error) {
 		return nil, errors.Join(err, listener.Close())
 	}
 	k := &Kernel{scope: scope, conn: conn, listener: listener, stale: true}
+	if scope.IPsec {
+		if err := k.openIPsec(); err != nil {
+			return nil, errors.Join(err, k.Close())
+		}
+	}
 	if _, err := k.Refresh(); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
 	return k, nil
 }
 
+func (k *Kernel) openIPsec() (err error) {
+	if k.xfrm, err = rtnl.DialXFRM(); err != nil {
+		return err
+	}
+	k.changes, err = rtnl.ListenXFRM()
+	return err
+}
+
 // Close closes the sockets and ends Wait. The kernel's state stays.
-func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.listener.Close()) }
+func (k *Kernel) Close() error {
+	errs := []error{k.conn.Close(), k.listener.Close()}
+	if k.xfrm != nil {
+		errs = append(errs, k.xfrm.Close())
+	}
+	if k.changes != nil {
+		errs = append(errs, k.changes.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // State returns the picture as it is. The caller must not change it.
 func (k *Kernel) State() State { return k.state }
@@ -69,9 +94,15 @@ func (k *Kernel) moved() {
 	}
 }
 
-// Wait blocks until there are notifications for Refresh to read. Its error
-// says that the Kernel is closed.
-func (k *Kernel) Wait() error { return k.listener.Wait() }
+// Waits are functions that each block until there are notifications of one
+// kind for Refresh to read. Their errors say that the Kernel is closed.
+func (k *Kernel) Waits() []func() error {
+	waits := []func() error{k.listener.Wait}
+	if k.changes != nil {
+		waits = append(waits, k.changes.Wait)
+	}
+	return waits
+}
 
 // Resync distrusts the picture: the next Refresh dumps.
 func (k *Kernel) Resync() { k.stale = true }
@@ -89,6 +120,15 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 		k.stale, err = true, nil
 		k.moved()
 	}
+	if k.changes != nil {
+		// One kind of message tells of a flush and another of one entry, and
+		// some of no reqid: a dump tells whether it was one of ours.
+		lost := k.changes.Drain(func(rtnl.Message) error { k.stale = true; return nil })
+		if errors.Is(lost, rtnl.ErrLost) {
+			k.stale, lost = true, nil
+		}
+		err = errors.Join(err, lost)
+	}
 	if err != nil {
 		return changed, err
 	}
@@ -96,6 +136,9 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 		return changed, nil
 	}
 	state, index, err := dump(k.conn, k.scope)
+	if err == nil && k.xfrm != nil {
+		err = state.dumpIPsec(k.xfrm)
+	}
 	if err != nil {
 		return true, err
 	}
@@ -114,20 +157,32 @@ func (k *Kernel) Apply(changes []Change) error {
 	}
 	errs := []error{k.applyLinks(changes[:n])}
 	var b rtnl.Batch
+	conn := k.conn // that the batch is for
 	missing := Set[string]{}
 	for _, c := range changes[n:] {
 		if dev := c.Entry.device(); dev != "" && k.index[dev] == 0 {
 			missing.Add(dev)
 			continue
 		}
+		if next := k.connFor(c); next != conn { // the changes' order is kept
+			errs = append(errs, conn.Do(&b))
+			conn = next
+		}
 		c.emit(&b, k.index)
 	}
 	for dev := range missing {
 		errs = append(errs, fmt.Errorf("there is no device %s to program", dev))
 	}
-	errs = append(errs, k.conn.Do(&b))
+	errs = append(errs, conn.Do(&b))
 	_, err := k.Refresh()
 	return errors.Join(append(errs, err)...)
+}
+
+func (k *Kernel) connFor(c Change) *rtnl.Conn {
+	if c.ipsec() {
+		return k.xfrm
+	}
+	return k.conn
 }
 
 func (k *Kernel) applyLinks(changes []Change) error {
@@ -169,7 +224,7 @@ func (k *Kernel) applyLinks(changes []Change) error {
 		}
 		k.index[name] = link.Index
 		if c.Verb == Add {
-			errs = append(errs, settleIPv6(name, c.Entry.(Link).Local.Is6()))
+			errs = append(errs, writeSettings(c.Entry.(Link)))
 		}
 	}
 	return errors.Join(errs...)
@@ -193,7 +248,7 @@ func (k *Kernel) makeTun(name string) (index int, err error) {
 		return 0, err
 	}
 	const none = "1" // IN6_ADDR_GEN_MODE_NONE
-	return link.Index, writeIPv6(name, "addr_gen_mode", none)
+	return link.Index, write(Setting{"/proc/sys/net/ipv6/conf/" + name + "/addr_gen_mode", none})
 }
 
 // rivals names the devices that have the VNI of one which was refused for it,
@@ -219,21 +274,36 @@ func (k *Kernel) rivals(changes []Change, refusal error) error {
 	return errors.Join(errs...)
 }
 
-// settleIPv6 keeps router advertisements that come through the overlay from
-// changing the node's IPv6 routes, as flannel does, and lets a device that
-// carries IPv6 have it where new devices do not.
-func settleIPv6(dev string, carries bool) error {
-	err := writeIPv6(dev, "accept_ra", "0")
-	if carries {
-		err = errors.Join(err, writeIPv6(dev, "disable_ipv6", "0"))
+// Setting is a file under /proc/sys, and what Apply writes to it.
+type Setting struct{ Path, Value string }
+
+// SettingsOf are the settings of a device that Apply makes besides the device.
+// They keep router advertisements that come through the overlay from changing
+// the node's IPv6 routes, as flannel does, and let a device that carries IPv6
+// have it where new devices do not. In a kernel without IPv6 there are none.
+func SettingsOf(l Link) []Setting {
+	const folder = "/proc/sys/net/ipv6/conf/"
+	if _, err := os.Stat(folder); err != nil {
+		return nil
 	}
-	return err
+	settings := []Setting{{folder + l.Name + "/accept_ra", "0"}}
+	if l.Local.Is6() {
+		settings = append(settings, Setting{folder + l.Name + "/disable_ipv6", "0"})
+	}
+	return settings
 }
 
-// writeIPv6 writes one of the device's settings for IPv6.
-func writeIPv6(dev, setting, value string) error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/"+setting, []byte(value), 0)
-	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+func writeSettings(l Link) error {
+	var errs []error
+	for _, s := range SettingsOf(l) {
+		errs = append(errs, write(s))
+	}
+	return errors.Join(errs...)
+}
+
+func write(s Setting) error {
+	err := os.WriteFile(s.Path, []byte(s.Value), 0)
+	if errors.Is(err, os.ErrNotExist) { // the device has gone, or a kernel without IPv6
 		return nil
 	}
 	return err
@@ -346,6 +416,10 @@ func (k *Kernel) takeFDB(typ uint16, entry FDB) bool {
 func (k *Kernel) ownRoute(state rtnl.RouteState) (Route, bool) {
 	if dev, ours := k.device(state.Dev); ours {
 		return readRoute(dev, state)
+	}
+	if state.Blackhole { // which in IPv6 leaves by the loopback device
+		r, ok := readRoute("", state)
+		return r, ok && k.scope.ownHole(r)
 	}
 	if !k.isBare(state.Dev) {
 		return Route{}, false

@@ -27,7 +27,8 @@ func (s Set[T]) Has(v T) bool {
 }
 
 // State is what an overlay owns in one network namespace: some devices,
-// everything that hangs on them, and routes of another (see BareRoutes).
+// everything that hangs on them, routes of another (see BareRoutes), and its
+// share of IPsec.
 // Wanted and present states have the same type.
 type State struct {
 	Links Set[Link]
@@ -36,13 +37,16 @@ type State struct {
 	Neighs map[NeighKey]MAC
 	// FDB holds the entries of the devices' own databases.
 	FDB Set[FDB]
-	// Routes holds the main table's routes that leave through the devices, and
-	// the owned ones of another.
+	// Routes holds the main table's routes that leave through the devices, the
+	// owned ones of another, and the owned blackholes.
 	Routes Set[Route]
 	// Rivals are IPv6 routes of others (see Scope.Contested). They are removed
 	// where a wanted route has their key, and else let be; no wanted state has
 	// any.
 	Rivals Set[Route]
+	// SAs and Policies are those of IPsec.
+	SAs      Set[SA]
+	Policies Set[Policy]
 }
 
 // NewState returns an empty state.
@@ -54,6 +58,9 @@ func NewState() State {
 		FDB:    Set[FDB]{},
 		Routes: Set[Route]{},
 		Rivals: Set[Route]{},
+
+		SAs:      Set[SA]{},
+		Policies: Set[Policy]{},
 	}
 }
 
@@ -62,6 +69,7 @@ func NewState() State {
 func (s State) Count() map[string]int {
 	return map[string]int{
 		"link": len(s.Links), "addr": len(s.Addrs), "neigh": len(s.Neighs), "fdb": len(s.FDB), "route": len(s.Routes),
+		"sa": len(s.SAs), "policy": len(s.Policies),
 	}
 }
 
@@ -185,14 +193,28 @@ type Route struct {
 	Via    netip.Addr
 	Dev    string
 	Onlink bool
+	// Blackhole drops the packets. Such a route has no Via and no Dev, and the
+	// metric BlackholeMetric.
+	Blackhole bool
+	// Metric is 0 in every wanted state, but for a blackhole.
+	Metric int
 	// The rest is zero in every wanted state. Protocol is RTPROT_*, with 0
 	// for RTPROT_BOOT, which flannel's routes have.
-	Metric        int
 	TOS, Protocol uint8
 	LinkScope     bool
 	Src           netip.Addr
 	// Other holds what this type does not know, such as metrics.
 	Other string
+}
+
+// BlackholeMetric puts a blackhole behind every other route of its destination:
+// with the metric 0, as flanneld has it, it would come before the route to the
+// pods' bridge wherever it is made first, and drop their packets.
+const BlackholeMetric = 1<<31 - 1
+
+// BlackholeRoute is the route that drops what leads to no pod of a subnet.
+func BlackholeRoute(subnet netip.Prefix) Route {
+	return Route{Dst: subnet, Blackhole: true, Metric: BlackholeMetric}
 }
 
 // routeKey is what the kernel tells IPv4 routes of one table apart by: a second

@@ -30,9 +30,9 @@ func TestTun(t *testing.T) {
 		commands = append(commands, c.String())
 	}
 	if d := cmp.Diff([]string{
-		"ip tuntap add dev flannel0 mode tun; ip link set flannel0 mtu 1472 up",
+		"ip tuntap add dev flannel0 mode tun; ip link set flannel0 addrgenmode none; ip link set flannel0 mtu 1472 up",
 		"ip addr add 10.244.1.0/32 dev flannel0",
-		"ip route replace 10.244.0.0/16 dev flannel0",
+		"ip route replace 10.244.0.0/16 dev flannel0 scope global",
 	}, commands); d != "" {
 		t.Errorf("commands (-want +got):\n%s", d)
 	}

@@ -20,6 +20,14 @@ type family struct {
 	multicast      netip.Prefix
 }
 
+// word is the family's in nft(8).
+func (f family) word() string {
+	if f.nft == nft.TableFamilyIPv6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
 var (
 	ipv4 = family{
 		save: "iptables-save", restore: "iptables-restore", tables: "ip_tables_names",

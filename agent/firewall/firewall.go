@@ -40,6 +40,7 @@ func (c Config) family() family {
 // Firewall keeps the rules of one address family in one network namespace: that
 // of the process.
 type Firewall struct {
+	config       Config
 	rules, other carrier
 	log          *slog.Logger
 	// switched is set once the other carrier's rules have been looked for.
@@ -54,6 +55,9 @@ type carrier interface {
 	ensure(context.Context) (changed bool, err error)
 	// remove deletes all that ensure can make.
 	remove(context.Context) error
+	// preview returns the shell command that makes the kernel's rules those of
+	// a Config, empty where they are; it changes nothing.
+	preview(context.Context, Config) (command string, err error)
 }
 
 // New chooses between iptables and nftables. Without an iptables program it
@@ -63,11 +67,11 @@ func New(c Config, log *slog.Logger) *Firewall {
 	if !c.NFTables {
 		err := ipt.available()
 		if err == nil {
-			return &Firewall{rules: ipt, other: nft, log: log}
+			return &Firewall{config: c, rules: ipt, other: nft, log: log}
 		}
 		log.Warn("there is no iptables here: nftables carries the rules", "err", err)
 	}
-	return &Firewall{rules: nft, other: ipt, log: log}
+	return &Firewall{config: c, rules: nft, other: ipt, log: log}
 }
 
 // Carrier is "iptables" or "nftables".
@@ -98,9 +102,14 @@ func Remove(ctx context.Context) error {
 // RemoveIPv6 does so of IPv6 alone, for a network that has it no longer.
 func RemoveIPv6(ctx context.Context) error { return remove(ctx, ipv6) }
 
+// carriers are both, with no rules.
+func carriers(f family) []carrier {
+	return []carrier{&iptables{family: f}, &nftables{family: f}}
+}
+
 func remove(ctx context.Context, f family) error {
 	var errs []error
-	for _, c := range []carrier{&iptables{family: f}, &nftables{family: f}} {
+	for _, c := range carriers(f) {
 		if err := c.remove(ctx); err != nil && !errors.Is(err, exec.ErrNotFound) {
 			errs = append(errs, fmt.Errorf("remove the %s rules: %w", c.name(), err))
 		}

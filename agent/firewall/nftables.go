@@ -167,7 +167,8 @@ func (n *nftables) exprs(r rule) []expr.Any {
 	return out
 }
 
-// match compares the address at an offset of the header.
+// match compares the address at an offset of the header, in the words that
+// nft(8) has for it: of a prefix of whole bytes, those bytes alone.
 func (f family) match(offset uint32, m match) []expr.Any {
 	if !m.prefix.IsValid() {
 		return nil
@@ -176,12 +177,19 @@ func (f family) match(offset uint32, m match) []expr.Any {
 	if m.not {
 		op = expr.CmpOpNeq
 	}
+	bits, whole := m.prefix.Bits(), m.prefix.Masked().Addr().AsSlice()
+	if bits > 0 && bits%8 == 0 {
+		return []expr.Any{
+			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(bits / 8)},
+			&expr.Cmp{Op: op, Register: register, Data: whole[:bits/8]},
+		}
+	}
 	return []expr.Any{
 		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size},
 		&expr.Bitwise{
 			SourceRegister: register, DestRegister: register, Len: f.size,
-			Mask: bytes.Clone(net.CIDRMask(m.prefix.Bits(), int(f.size)*8)), Xor: make([]byte, f.size),
+			Mask: bytes.Clone(net.CIDRMask(bits, int(f.size)*8)), Xor: make([]byte, f.size),
 		},
-		&expr.Cmp{Op: op, Register: register, Data: m.prefix.Masked().Addr().AsSlice()},
+		&expr.Cmp{Op: op, Register: register, Data: whole},
 	}
 }

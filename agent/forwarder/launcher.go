@@ -23,7 +23,9 @@ type Launcher struct {
 	// Program is the executable that calls Main with what follows Command;
 	// empty is the running one.
 	Program string
-	Log     *slog.Logger
+	// Env is added to the environment that they have from the agent.
+	Env []string
+	Log *slog.Logger
 }
 
 // start starts a forwarder in a session of its own, with the agent's standard
@@ -38,6 +40,7 @@ func (l Launcher) start(socket string, s Spec) error {
 	cmd := exec.Command(cmp.Or(l.Program, "/proc/self/exe"), append([]string{Command}, arguments(socket, s)...)...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), l.Env...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.ExtraFiles = []*os.File{listening}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

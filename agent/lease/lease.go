@@ -89,6 +89,18 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// Shown returns what is published where others than the node's own addresses
+// are to be; those that are unset leave the node's.
+func (a Attrs) Shown(v4, v6 netip.Addr) Attrs {
+	if v4.IsValid() && a.PublicIP.IsValid() {
+		a.PublicIP = v4
+	}
+	if v6.IsValid() && a.PublicIPv6.IsValid() {
+		a.PublicIPv6 = v6
+	}
+	return a
+}
+
 // Equal reports whether two values say the same, whatever their spelling.
 func (a Attrs) Equal(b Attrs) bool {
 	return a.PublicIP == b.PublicIP && a.PublicIPv6 == b.PublicIPv6 && a.BackendType == b.BackendType &&

@@ -12,6 +12,9 @@ type Self struct {
 	// PublicIP and PublicIPv6 are the addresses that the node is to use for its
 	// overlay; unset where the node chooses.
 	PublicIP, PublicIPv6 netip.Addr
+	// Shown and ShownV6 are the addresses that the store publishes in place of
+	// those which the node uses; unset where it publishes the latter.
+	Shown, ShownV6 netip.Addr
 	// Attrs are what the node published last; the zero value where that is
 	// nothing, or cannot be read.
 	Attrs Attrs

@@ -81,6 +81,7 @@ func TestPortsOfPodsByEveryPlugin(t *testing.T) {
 			}
 			o := labUp(t, cniLab(t, pods+tc.cni, plugins))
 			o.allPass(t)
+			contains(t, o.must(t, "test", "-o", "json", "NM-07"), "1 port, asked 4 times and answered 4; by the pod itself: 1")
 			if tc.cni != "" {
 				contains(t, o.must(t, "exec", "node-1", "--", "sh", "-c", "cat /etc/cni/net.d/10-*.conflist"), `"plugins"`)
 				contains(t, o.must(t, "exec", "node-1", "--", "ls", "/var/lib/cni/results"), "-eth0")

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -19,14 +21,25 @@ func writeInspect(w io.Writer, p *topology.Plan, s topology.Status) error {
 	}
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "AGENT\tPID\tRESTARTS\tLAST EXIT\tPROGRAM\tLOG")
+	fmt.Fprintln(t, "AGENT\tSTATE\tPID\tRESTART\tRESTARTS\tLAST EXIT\tPROGRAM\tLOG")
 	for _, a := range s.Agents {
-		exit := a.LastExit
+		exit, pid := a.LastExit, "-"
 		if exit == "" {
 			exit = "-"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s\t%s\n", a.Node, a.PID, a.Restarts, exit, filepath.Base(a.Command[0]),
+		if a.PID != 0 {
+			pid = strconv.Itoa(a.PID)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", a.Node, a.State, pid, a.Restart, a.Restarts, exit, filepath.Base(a.Command[0]),
 			filepath.Join("logs", filepath.Base(a.Log)))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, a := range s.Agents {
+		if a.LastExit != "" && len(a.Output) > 0 {
+			fmt.Fprintf(w, "\n%s's agent printed last:\n  %s\n", a.Node, strings.Join(a.Output, "\n  "))
+		}
+	}
+	return nil
 }

@@ -18,6 +18,9 @@ const (
 	protoIPIP = 4
 	protoTCP  = 6
 	protoUDP  = 17
+
+	protoIPv6Fragment = 44
+	protoICMPv6       = 58
 )
 
 // Layer is a set of the headers that were found.
@@ -34,10 +37,15 @@ const (
 	LayerICMP
 	LayerVXLAN
 	LayerIPIP
+	// LayerRawIP is an IPv4 packet that is the whole of a UDP datagram, as
+	// flannel's udp backend sends it.
+	LayerRawIP
+	LayerIPv6
+	LayerICMPv6
 )
 
-// A Packet is a decoded frame. Where it holds VXLAN or IP in IP, Headers are
-// the outer ones and Inner is what the tunnel carries.
+// A Packet is a decoded frame. Where it holds VXLAN, IP in IP or IP in UDP,
+// Headers are the outer ones and Inner is what the tunnel carries.
 type Packet struct {
 	Headers
 	VXLAN VXLAN
@@ -47,8 +55,11 @@ type Packet struct {
 // Encapsulated reports whether a VXLAN header was decoded.
 func (p *Packet) Encapsulated() bool { return p.Has(LayerVXLAN) }
 
-// Tunnelled reports whether the packet carries another, in VXLAN or in IP.
-func (p *Packet) Tunnelled() bool { return p.Encapsulated() || p.Has(LayerIPIP) }
+// Tunnelled reports whether the packet carries another, in VXLAN, in IP or in
+// UDP.
+func (p *Packet) Tunnelled() bool {
+	return p.Encapsulated() || p.Has(LayerIPIP) || p.Has(LayerRawIP)
+}
 
 // Innermost returns the inner headers of a tunnelled packet, and the only ones
 // of any other.
@@ -65,7 +76,7 @@ type Headers struct {
 	Layers Layer
 	Eth    Ethernet
 	ARP    ARP
-	IP     IPv4
+	IP     IP
 	UDP    UDP
 	TCP    TCP
 	ICMP   ICMP
@@ -75,6 +86,17 @@ type Headers struct {
 
 // Has reports whether all the layers are present.
 func (h *Headers) Has(l Layer) bool { return h.Layers&l == l }
+
+// IsIP reports whether there is a packet of either version.
+func (h *Headers) IsIP() bool { return h.Has(LayerIPv4) || h.Has(LayerIPv6) }
+
+// IsICMP reports whether there is a message of either version.
+func (h *Headers) IsICMP() bool { return h.Has(LayerICMP) || h.Has(LayerICMPv6) }
+
+// IsEchoReply reports whether there is an echo's reply, of either version.
+func (h *Headers) IsEchoReply() bool {
+	return h.Has(LayerICMP) && h.ICMP.Type == 0 || h.Has(LayerICMPv6) && h.ICMP.Type == 129
+}
 
 // Ethernet is an Ethernet header. Type is that behind a VLAN tag.
 type Ethernet struct {
@@ -93,8 +115,10 @@ type ARP struct {
 	SenderIP, TargetIP   netip.Addr
 }
 
-// IPv4 is an IPv4 header.
-type IPv4 struct {
+// IP is an IPv4 header (LayerIPv4), or an IPv6 header (LayerIPv6) with a
+// fragment header where there is one. ID and DF are IPv4's alone.
+type IP struct {
+	// TOS is IPv6's traffic class, TTL its hop limit, Protocol its next header.
 	TOS, TTL, Protocol uint8
 	// Length is the total length in bytes, HeaderLen that of the header.
 	Length, HeaderLen int
@@ -126,8 +150,9 @@ const (
 	ACK = 0x10
 )
 
-// ICMP is an ICMP header; ID and Seq are those of an echo, MTU that of a
-// "fragmentation needed" (RFC 1191).
+// ICMP is an ICMP header, or one of ICMPv6 (LayerICMPv6); ID and Seq are those
+// of an echo, MTU that of a "fragmentation needed" (RFC 1191), or of a "packet
+// too big" (RFC 4443 section 3.2), of which no more than 65535 is kept.
 type ICMP struct {
 	Type, Code   uint8
 	ID, Seq, MTU uint16
@@ -143,10 +168,17 @@ type VXLAN struct {
 }
 
 // Decode reads an Ethernet frame. A UDP datagram to vxlanPort is taken for
-// VXLAN. It never fails: what is cut short or unknown ends in Payload.
+// VXLAN, and one to any port for an IPv4 packet if it is exactly one. It never
+// fails: what is cut short or unknown ends in Payload.
 func Decode(frame []byte, vxlanPort uint16) Packet {
 	var p Packet
 	p.decode(frame)
+	if p.Has(LayerUDP) && p.IP.Offset == 0 && isIPv4(p.Payload) {
+		p.Layers |= LayerRawIP
+		p.Inner.Payload = p.Payload
+		p.Inner.decodeIPv4(p.Payload)
+		return p
+	}
 	if p.Has(LayerUDP) && p.IP.Offset == 0 && p.UDP.Dst == vxlanPort && len(p.Payload) >= 8 {
 		b := p.Payload
 		p.VXLAN = VXLAN{
@@ -164,6 +196,23 @@ func Decode(frame []byte, vxlanPort uint16) Packet {
 		p.Inner.decodeIPv4(p.Payload)
 	}
 	return p
+}
+
+// isIPv4 reports whether b is one IPv4 packet, no more and no less, whose
+// header has the right checksum.
+func isIPv4(b []byte) bool {
+	if len(b) < 20 || b[0]>>4 != 4 || int(binary.BigEndian.Uint16(b[2:])) != len(b) {
+		return false
+	}
+	size := int(b[0]&15) * 4
+	if size < 20 || size > len(b) {
+		return false
+	}
+	var sum uint32
+	for i := 0; i < size; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	return sum%0xffff == 0 && sum != 0
 }
 
 func (h *Headers) decode(b []byte) {
@@ -184,6 +233,8 @@ func (h *Headers) decode(b []byte) {
 	switch h.Eth.Type {
 	case etherIPv4:
 		h.decodeIPv4(b)
+	case etherIPv6:
+		h.decodeIPv6(b)
 	case etherARP:
 		h.decodeARP(b)
 	}
@@ -211,7 +262,7 @@ func (h *Headers) decodeIPv4(b []byte) {
 		return
 	}
 	frag := binary.BigEndian.Uint16(b[6:])
-	h.IP = IPv4{
+	h.IP = IP{
 		TOS: b[1], TTL: b[8], Protocol: b[9],
 		Length: int(binary.BigEndian.Uint16(b[2:])), HeaderLen: size,
 		ID: binary.BigEndian.Uint16(b[4:]),
@@ -223,7 +274,36 @@ func (h *Headers) decodeIPv4(b []byte) {
 	if h.IP.Length >= size && h.IP.Length < len(b) {
 		b = b[:h.IP.Length]
 	}
-	b = b[size:]
+	h.decodeTransport(b[size:])
+}
+
+// decodeIPv6 reads the header of RFC 8200. Of the extension headers it knows
+// the fragment header; what is behind another is payload.
+func (h *Headers) decodeIPv6(b []byte) {
+	const size, fragment = 40, 8
+	if len(b) < size || b[0]>>4 != 6 {
+		return
+	}
+	h.IP = IP{
+		TOS: b[0]<<4 | b[1]>>4, TTL: b[7], Protocol: b[6],
+		Length: size + int(binary.BigEndian.Uint16(b[4:])), HeaderLen: size,
+		Src: netip.AddrFrom16([16]byte(b[8:24])), Dst: netip.AddrFrom16([16]byte(b[24:40])),
+	}
+	h.Layers |= LayerIPv6
+	if h.IP.Length < len(b) {
+		b = b[:h.IP.Length]
+	}
+	if b = b[size:]; h.IP.Protocol == protoIPv6Fragment && len(b) >= fragment {
+		at := binary.BigEndian.Uint16(b[2:])
+		h.IP.Protocol, h.IP.Offset, h.IP.MF = b[0], int(at&^7), at&1 != 0
+		h.IP.HeaderLen += fragment
+		b = b[fragment:]
+	}
+	h.decodeTransport(b)
+}
+
+// decodeTransport reads what an IP packet carries.
+func (h *Headers) decodeTransport(b []byte) {
 	h.Payload = b
 	if h.IP.Offset != 0 {
 		return
@@ -246,7 +326,17 @@ func (h *Headers) decodeIPv4(b []byte) {
 			h.TCP.MSS = maximumSegment(b[20:size])
 			h.Payload = b[size:]
 		}
-	case h.IP.Protocol == protoICMP && len(b) >= 8:
+	case h.Has(LayerIPv6) && h.IP.Protocol == protoICMPv6 && len(b) >= 8:
+		h.ICMP = ICMP{Type: b[0], Code: b[1]}
+		switch b[0] {
+		case 128, 129:
+			h.ICMP.ID, h.ICMP.Seq = binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
+		case 2:
+			h.ICMP.MTU = uint16(min(binary.BigEndian.Uint32(b[4:]), 65535))
+		}
+		h.Layers |= LayerICMPv6
+		h.Payload = b[8:]
+	case h.Has(LayerIPv4) && h.IP.Protocol == protoICMP && len(b) >= 8:
 		h.ICMP = ICMP{Type: b[0], Code: b[1]}
 		switch {
 		case b[0] == 0 || b[0] == 8:

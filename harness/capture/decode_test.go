@@ -141,6 +141,46 @@ func TestPadding(t *testing.T) {
 	}
 }
 
+// TestDecodeIPv4InUDP: only what is exactly one IPv4 packet is taken for one.
+func TestDecodeIPv4InUDP(t *testing.T) {
+	inner := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(inner, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+		ip("10.244.1.2", "10.244.2.2", 62, 7, layers.IPProtocolICMPv4, 0), echo(40, 1)); err != nil {
+		t.Fatal(err)
+	}
+	whole := inner.Bytes()
+	altered := func(change func([]byte)) []byte {
+		b := append([]byte{}, whole...)
+		change(b)
+		return b
+	}
+	for name, c := range map[string]struct {
+		payload []byte
+		want    bool
+	}{
+		"a packet":            {whole, true},
+		"a byte more":         {append(altered(func([]byte) {}), 0), false},
+		"a byte less":         {whole[:len(whole)-1], false},
+		"another version":     {altered(func(b []byte) { b[0] = 0x65 }), false},
+		"a wrong checksum":    {altered(func(b []byte) { b[8]-- }), false},
+		"a header too long":   {altered(func(b []byte) { b[0] = 0x4f }), false},
+		"a header too short":  {altered(func(b []byte) { b[0] = 0x44 }), false},
+		"too little":          {whole[:19], false},
+		"nothing":             {nil, false},
+		"another application": {[]byte("Everything but an IPv4 packet."), false},
+	} {
+		p := capture.Decode(frame(t, eth(nic1, nic2, layers.EthernetTypeIPv4),
+			ip("172.16.1.9", "172.16.1.10", 64, 1, layers.IPProtocolUDP, 0),
+			&layers.UDP{SrcPort: 8285, DstPort: 8285}, gopacket.Payload(c.payload)), 8472)
+		if p.Has(capture.LayerRawIP) != c.want || p.Tunnelled() != c.want {
+			t.Errorf("%s: layers %b", name, p.Layers)
+		}
+		if c.want && (p.Innermost().IP.TTL != 62 || p.Innermost().ICMP.ID != 40 || !strings.Contains(p.String(), "10.244.1.2 > 10.244.2.2: ICMP echo request")) {
+			t.Errorf("%s: %s", name, p.String())
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(seed(f))
 	f.Add([]byte{})

@@ -17,7 +17,7 @@ func (p *Packet) Lines() []string {
 		lines[len(lines)-1] += " " + p.VXLAN.String()
 		lines = append(lines, p.Inner.lines()...)
 	}
-	if p.Has(LayerIPIP) && p.Inner.Has(LayerIPv4) {
+	if (p.Has(LayerIPIP) || p.Has(LayerRawIP)) && p.Inner.Has(LayerIPv4) {
 		lines = append(lines, p.Inner.lines()...)
 	}
 	return lines
@@ -44,6 +44,8 @@ func (h *Headers) lines() []string {
 	switch {
 	case h.Has(LayerIPv4):
 		return []string{tag + h.IP.String(), "    " + h.transport()}
+	case h.Has(LayerIPv6):
+		return []string{tag + h.IP.string6(), "    " + h.transport()}
 	case h.Has(LayerARP):
 		return []string{tag + h.ARP.String()}
 	case h.Has(LayerEthernet):
@@ -53,8 +55,17 @@ func (h *Headers) lines() []string {
 	return []string{fmt.Sprintf("[|ether], %d bytes", len(h.Payload))}
 }
 
-// String returns the header as the first line of tcpdump -v.
-func (ip IPv4) String() string {
+// string6 is as String, of an IPv6 header.
+func (ip IP) string6() string {
+	class := ""
+	if ip.TOS != 0 {
+		class = fmt.Sprintf("class 0x%02x, ", ip.TOS)
+	}
+	return fmt.Sprintf("IP6 (%shlim %d, next-header %s (%d) payload length: %d)", class, ip.TTL, protoName(ip.Protocol), ip.Protocol, ip.Length-40)
+}
+
+// String returns an IPv4 header as the first line of tcpdump -v.
+func (ip IP) String() string {
 	flags := "none"
 	switch {
 	case ip.DF && ip.MF:
@@ -98,6 +109,8 @@ func (h *Headers) transport() string {
 			ip.Src, h.TCP.Src, ip.Dst, h.TCP.Dst, tcpFlags(h.TCP.Flags), h.TCP.Seq, h.TCP.Ack, len(h.Payload))
 	case h.Has(LayerICMP):
 		return fmt.Sprintf("%s > %s: ICMP %s, length %d", ip.Src, ip.Dst, h.ICMP, length)
+	case h.Has(LayerICMPv6):
+		return fmt.Sprintf("%s > %s: ICMP6, %s, length %d", ip.Src, ip.Dst, h.ICMP.string6(), length)
 	}
 	return fmt.Sprintf("%s > %s: ip-proto-%d %d", ip.Src, ip.Dst, ip.Protocol, length)
 }
@@ -127,6 +140,27 @@ func (m ICMP) String() string {
 	return fmt.Sprintf("type %d, code %d", m.Type, m.Code)
 }
 
+// string6 is as String, of ICMPv6 (RFC 4443, RFC 4861).
+func (m ICMP) string6() string {
+	switch {
+	case m.Type == 128:
+		return fmt.Sprintf("echo request, id %d, seq %d", m.ID, m.Seq)
+	case m.Type == 129:
+		return fmt.Sprintf("echo reply, id %d, seq %d", m.ID, m.Seq)
+	case m.Type == 1:
+		return fmt.Sprintf("destination unreachable, code %d", m.Code)
+	case m.Type == 2:
+		return fmt.Sprintf("packet too big, mtu %d", m.MTU)
+	case m.Type == 3 && m.Code == 0:
+		return "time exceeded in-transit"
+	case m.Type == 135:
+		return "neighbor solicitation"
+	case m.Type == 136:
+		return "neighbor advertisement"
+	}
+	return fmt.Sprintf("type %d, code %d", m.Type, m.Code)
+}
+
 func protoName(p uint8) string {
 	switch p {
 	case protoICMP:
@@ -139,6 +173,8 @@ func protoName(p uint8) string {
 		return "UDP"
 	case 50:
 		return "ESP"
+	case protoICMPv6:
+		return "ICMPv6"
 	}
 	return "unknown"
 }

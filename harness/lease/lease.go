@@ -22,22 +22,25 @@ import (
 
 // Lease is one node's lease.
 type Lease struct {
-	Subnet   netip.Prefix
-	PublicIP netip.Addr
+	// Subnet and PublicIP are unset for a node with IPv6 alone, Subnet6 and
+	// PublicIPv6 for one with IPv4 alone.
+	Subnet, Subnet6      netip.Prefix
+	PublicIP, PublicIPv6 netip.Addr
 	// BackendType is the lower-case name, as "vxlan".
 	BackendType string
-	// VNI and VtepMAC are the vxlan backend's data, zero for others.
-	VNI     int
-	VtepMAC topology.MAC
+	// VNI and VtepMAC are the vxlan backend's data, zero for others; VtepMAC6
+	// is that of its IPv6 device.
+	VNI               int
+	VtepMAC, VtepMAC6 topology.MAC
 	// Key is the key's last part.
 	Key string
 }
 
 // value is the lease's JSON (flannel's LeaseAttrs).
 type value struct {
-	PublicIP    netip.Addr
-	BackendType string
-	BackendData json.RawMessage
+	PublicIP, PublicIPv6       netip.Addr
+	BackendType                string
+	BackendData, BackendV6Data json.RawMessage
 }
 
 // ErrNotLocal says that the store's node cannot be entered from here.
@@ -140,26 +143,49 @@ func connect(lab topology.Lab, plan *topology.Plan) (*clientv3.Client, error) {
 }
 
 func parse(key string, data []byte) (Lease, error) {
-	v4, _, _ := strings.Cut(key, "&")
+	v4, v6, dual := strings.Cut(key, "&")
 	subnet, err := netip.ParsePrefix(strings.Replace(v4, "-", "/", 1))
 	if err != nil {
 		return Lease{}, fmt.Errorf("no subnet: %w", err)
+	}
+	var subnet6 netip.Prefix
+	if dual {
+		if subnet6, err = netip.ParsePrefix(strings.Replace(v6, "-", "/", 1)); err != nil {
+			return Lease{}, fmt.Errorf("no IPv6 subnet: %w", err)
+		}
 	}
 	var v value
 	if err := json.Unmarshal(data, &v); err != nil {
 		return Lease{}, fmt.Errorf("value %q: %w", data, err)
 	}
-	l := Lease{Subnet: subnet, PublicIP: v.PublicIP, BackendType: v.BackendType, Key: key}
+	l := Lease{Subnet: subnet, Subnet6: subnet6, PublicIP: v.PublicIP, PublicIPv6: v.PublicIPv6, BackendType: v.BackendType, Key: key}
+	if subnet.Bits() == 0 { // flannel's "none"
+		l.Subnet, l.PublicIP = netip.Prefix{}, netip.Addr{}
+	}
 	if v.BackendType != "vxlan" {
 		return l, nil
 	}
+	if l.Subnet.IsValid() {
+		if l.VNI, l.VtepMAC, err = vtep(v.BackendData); err != nil {
+			return Lease{}, err
+		}
+	}
+	if l.Subnet6.IsValid() {
+		if l.VNI, l.VtepMAC6, err = vtep(v.BackendV6Data); err != nil {
+			return Lease{}, err
+		}
+	}
+	return l, nil
+}
+
+// vtep reads what the vxlan backend says of one family.
+func vtep(data json.RawMessage) (int, topology.MAC, error) {
 	var vx struct {
 		VNI     int
 		VtepMAC topology.MAC
 	}
-	if err := json.Unmarshal(v.BackendData, &vx); err != nil {
-		return Lease{}, fmt.Errorf("backend data %q: %w", v.BackendData, err)
+	if err := json.Unmarshal(data, &vx); err != nil {
+		return 0, topology.MAC{}, fmt.Errorf("backend data %q: %w", data, err)
 	}
-	l.VNI, l.VtepMAC = vx.VNI, vx.VtepMAC
-	return l, nil
+	return vx.VNI, vx.VtepMAC, nil
 }

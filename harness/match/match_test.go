@@ -25,7 +25,7 @@ var (
 func encapsulated() capture.Packet {
 	p := capture.Packet{VXLAN: capture.VXLAN{Flags: 8, VNI: 1}}
 	p.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerUDP | capture.LayerVXLAN
-	p.IP = capture.IPv4{TTL: 64, Src: ip("172.16.1.8"), Dst: ip("172.16.1.9")}
+	p.IP = capture.IP{TTL: 64, Src: ip("172.16.1.8"), Dst: ip("172.16.1.9")}
 	p.UDP.Dst = 8472
 	p.Inner.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerICMP
 	p.Inner.Eth = capture.Ethernet{Src: mac1, Dst: mac2}
@@ -36,7 +36,16 @@ func encapsulated() capture.Packet {
 func bare() capture.Packet {
 	var p capture.Packet
 	p.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerICMP
-	p.IP = capture.IPv4{TTL: 63, Src: ip("10.244.0.2"), Dst: ip("10.244.1.2")}
+	p.IP = capture.IP{TTL: 63, Src: ip("10.244.0.2"), Dst: ip("10.244.1.2")}
+	return p
+}
+
+// inUDP is a packet of flannel's udp backend.
+func inUDP(port uint16) capture.Packet {
+	p := encapsulated()
+	p.Layers = capture.LayerEthernet | capture.LayerIPv4 | capture.LayerUDP | capture.LayerRawIP
+	p.UDP.Src, p.UDP.Dst = port, port
+	p.Inner.Layers, p.Inner.IP.TTL = capture.LayerIPv4|capture.LayerICMP, 62
 	return p
 }
 
@@ -74,6 +83,12 @@ func TestMatchers(t *testing.T) {
 		{match.HaveTTL(64), probe.Pong{Replies: []probe.Reply{{TTL: 64}}}, &reply, "expected a reply with ttl=64\nseen     ttl=62 rtt 0.21ms"},
 		{match.BeAnswered(), reply, tooBig, "expected a reply\nseen     ICMP 3/4 fragmentation needed, mtu 1400, from 10.244.1.1"},
 		{match.BeRefusedAbove(1450), refused, reply, "expected EMSGSIZE, mtu 1450\nseen     ttl=62 rtt 0.21ms"},
+		{match.HavePathMTU(1430), probe.PathMTU{MTU: 1430}, probe.PathMTU{MTU: 1430, Named: ip("fd00::1")},
+			"expected a path MTU of 1430 bytes, named by its own kernel\nseen     1430 bytes, named by fd00::1"},
+		{match.HavePathMTU(1430), probe.PathMTU{MTU: 1430}, probe.PathMTU{MTU: 1430, BlackHole: true},
+			"expected a path MTU of 1430 bytes, named by its own kernel\nseen     1430 bytes, and more vanishes"},
+		{match.HaveOnlyAddress(net("fd00::1/128")), probe.Link{Name: "v", Addresses: []netip.Prefix{net("10.0.0.1/8"), net("fd00::1/128"), net("fe80::1/64")}}, link,
+			"expected address fd00::1/128 and no other\nseen     cni0 has no address"},
 		{match.BeSeenAs(ip("10.0.0.1"), ip("10.0.0.2")),
 			probe.EchoReply{Seen: netip.MustParseAddrPort("10.0.0.1:1"), From: netip.MustParseAddrPort("10.0.0.2:2")},
 			probe.EchoReply{Seen: netip.MustParseAddrPort("10.0.0.9:1"), From: netip.MustParseAddrPort("10.0.0.2:2")},
@@ -81,8 +96,8 @@ func TestMatchers(t *testing.T) {
 		{match.BeUp(), link, probe.Link{Name: "cni0"}, "expected up\nseen     cni0 is down"},
 		{match.HaveMTU(1450), &link, probe.Link{Name: "eth0", MTU: 1500}, "expected mtu 1450\nseen     eth0 has mtu 1500"},
 		{match.HaveMTU(1450), &link, (*probe.Link)(nil), "expected mtu 1450\nseen     nothing of the kind"},
-		{match.HaveIPv4(net("10.244.1.1/24")), link, probe.Link{Name: "cni0"}, "expected address 10.244.1.1/24\nseen     cni0 has no address"},
-		{match.HaveOnlyIPv4(net("10.244.1.1/24")), probe.Link{Addresses: link.Addresses[:2]}, link,
+		{match.HaveAddress(net("10.244.1.1/24")), link, probe.Link{Name: "cni0"}, "expected address 10.244.1.1/24\nseen     cni0 has no address"},
+		{match.HaveOnlyAddress(net("10.244.1.1/24")), probe.Link{Addresses: link.Addresses[:2]}, link,
 			"expected address 10.244.1.1/24 and no other\nseen     cni0 has 10.244.1.1/24; 10.244.1.9/24"},
 		{match.HaveRoute(st.Routes[0]), st, probe.State{Routes: []probe.Route{offlink}},
 			"expected route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink\nseen     10.244.2.0/24 via 10.244.2.0 dev flannel.1"},
@@ -99,6 +114,9 @@ func TestMatchers(t *testing.T) {
 		{match.HaveInnerMACs(mac1, mac2), encapsulated(), tagged(),
 			"expected inner 02:00:00:00:00:01 > 02:00:00:00:00:02, untagged\nseen     inner 02:00:00:00:00:01 > 02:00:00:00:00:02, tagged with VLAN 7"},
 		{match.HaveInnerTTL(63), encapsulated(), bare(), "expected inner ttl 63\nseen     bare ICMP 10.244.0.2 > 10.244.1.2, ttl 63"},
+		{match.CarryIPv4(ip("172.16.1.8"), ip("172.16.1.9"), 8285), inUDP(8285), inUDP(8286),
+			"expected IPv4 in UDP 172.16.1.8.8285 > 172.16.1.9.8285\nseen     IPv4 in UDP 172.16.1.8.8286 > 172.16.1.9.8286"},
+		{match.HaveInnerTTL(62), inUDP(8285), bare(), "expected inner ttl 62\nseen     bare ICMP 10.244.0.2 > 10.244.1.2, ttl 63"},
 		{match.HaveOuterTTL(64), encapsulated(), bare(), "expected outer ttl 64\nseen     outer ttl 63"},
 	} {
 		if ok, err := c.matcher.Match(c.good); !ok || err != nil {

@@ -36,7 +36,7 @@ func GoBetween(src, dst netip.Addr, port int) Explainer {
 func BeBare() Explainer {
 	return of[capture.Packet]{
 		expected: "bare ICMP",
-		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerICMP) && !p.Tunnelled() },
+		ok:       func(p *capture.Packet) bool { return p.IsICMP() && !p.Tunnelled() },
 		seen:     brief,
 	}
 }
@@ -48,6 +48,18 @@ func BeIPIP(src, dst netip.Addr) Explainer {
 		expected: fmt.Sprintf("IP in IP %s > %s", src, dst),
 		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerIPIP) && p.IP.Src == src && p.IP.Dst == dst },
 		seen:     brief,
+	}
+}
+
+// CarryIPv4 matches a capture.Packet that is an IPv4 packet in UDP, as flannel's
+// udp backend sends it, between these outer addresses and from and to this port.
+func CarryIPv4(src, dst netip.Addr, port int) Explainer {
+	return of[capture.Packet]{
+		expected: fmt.Sprintf("IPv4 in UDP %s.%d > %s.%d", src, port, dst, port),
+		ok: func(p *capture.Packet) bool {
+			return p.Has(capture.LayerRawIP) && p.IP.Src == src && p.IP.Dst == dst && int(p.UDP.Src) == port && int(p.UDP.Dst) == port
+		},
+		seen: brief,
 	}
 }
 
@@ -116,12 +128,13 @@ func HaveInnerMACs(src, dst topology.MAC) Explainer {
 	}
 }
 
-// HaveInnerTTL matches a capture.Packet whose inner IPv4 TTL is this one.
+// HaveInnerTTL matches a capture.Packet whose inner TTL, or hop limit, is
+// this one.
 func HaveInnerTTL(ttl int) Explainer {
 	return of[capture.Packet]{
 		expected: fmt.Sprintf("inner ttl %d", ttl),
 		ok: func(p *capture.Packet) bool {
-			return p.Tunnelled() && p.Inner.Has(capture.LayerIPv4) && int(p.Inner.IP.TTL) == ttl
+			return p.Tunnelled() && p.Inner.IsIP() && int(p.Inner.IP.TTL) == ttl
 		},
 		seen: func(p *capture.Packet) string {
 			if !p.Tunnelled() {
@@ -132,11 +145,12 @@ func HaveInnerTTL(ttl int) Explainer {
 	}
 }
 
-// HaveOuterTTL matches a capture.Packet whose outer IPv4 TTL is this one.
+// HaveOuterTTL matches a capture.Packet whose outer TTL, or hop limit, is
+// this one.
 func HaveOuterTTL(ttl int) Explainer {
 	return of[capture.Packet]{
 		expected: fmt.Sprintf("outer ttl %d", ttl),
-		ok:       func(p *capture.Packet) bool { return p.Has(capture.LayerIPv4) && int(p.IP.TTL) == ttl },
+		ok:       func(p *capture.Packet) bool { return p.IsIP() && int(p.IP.TTL) == ttl },
 		seen:     func(p *capture.Packet) string { return fmt.Sprintf("outer ttl %d", p.IP.TTL) },
 	}
 }
@@ -146,13 +160,15 @@ func brief(p *capture.Packet) string {
 	switch {
 	case p.Encapsulated():
 		return fmt.Sprintf("UDP %s > %s.%d, %s", p.IP.Src, p.IP.Dst, p.UDP.Dst, p.VXLAN)
+	case p.Has(capture.LayerRawIP):
+		return fmt.Sprintf("IPv4 in UDP %s.%d > %s.%d", p.IP.Src, p.UDP.Src, p.IP.Dst, p.UDP.Dst)
 	case p.Has(capture.LayerIPIP):
 		return fmt.Sprintf("IP in IP %s > %s", p.IP.Src, p.IP.Dst)
 	case p.Has(capture.LayerUDP):
 		return fmt.Sprintf("UDP %s > %s.%d", p.IP.Src, p.IP.Dst, p.UDP.Dst)
-	case p.Has(capture.LayerICMP):
+	case p.IsICMP():
 		return fmt.Sprintf("bare ICMP %s > %s, ttl %d", p.IP.Src, p.IP.Dst, p.IP.TTL)
-	case p.Has(capture.LayerIPv4):
+	case p.IsIP():
 		return fmt.Sprintf("IP protocol %d, %s > %s", p.IP.Protocol, p.IP.Src, p.IP.Dst)
 	}
 	return fmt.Sprintf("Ethernet type 0x%04x", p.Eth.Type)

@@ -52,6 +52,17 @@ func BeToldMTU(mtu int) Explainer {
 	}
 }
 
+// HavePathMTU matches a probe.PathMTU of this size in bytes, named by the
+// kernel of who sends: no packet left to learn it.
+func HavePathMTU(mtu int) Explainer {
+	want := probe.PathMTU{MTU: mtu}
+	return of[probe.PathMTU]{
+		expected: "a path MTU of " + want.String(),
+		ok:       func(m *probe.PathMTU) bool { return m.MTU == mtu && !m.BlackHole && !m.Named.IsValid() },
+		seen:     (*probe.PathMTU).String,
+	}
+}
+
 // BeSeenAs matches a probe.EchoReply whose server saw this client address,
 // and that came from this server address: nothing was translated.
 func BeSeenAs(client, server netip.Addr) Explainer {
@@ -61,6 +72,16 @@ func BeSeenAs(client, server netip.Addr) Explainer {
 			return r.Failure == "" && r.Seen.Addr() == client && r.From.Addr() == server
 		},
 		seen: (*probe.EchoReply).String,
+	}
+}
+
+// BeAnsweredBy matches a probe.EchoReply that came from this address, whoever
+// the server saw.
+func BeAnsweredBy(server netip.Addr) Explainer {
+	return of[probe.EchoReply]{
+		expected: fmt.Sprintf("answered by %s", server),
+		ok:       func(r *probe.EchoReply) bool { return r.Failure == "" && r.From.Addr() == server },
+		seen:     (*probe.EchoReply).String,
 	}
 }
 
@@ -82,32 +103,34 @@ func HaveMTU(mtu int) Explainer {
 	}
 }
 
-// HaveIPv4 matches a probe.Link whose first IPv4 address is this one.
-func HaveIPv4(want netip.Prefix) Explainer {
+// HaveAddress matches a probe.Link whose first address of the family is this
+// one.
+func HaveAddress(want netip.Prefix) Explainer {
 	return of[probe.Link]{
 		expected: "address " + want.String(),
 		ok: func(l *probe.Link) bool {
-			have := l.IPv4()
+			have := l.AddressesLike(want.Addr())
 			return len(have) > 0 && have[0] == want
 		},
-		seen: addresses,
+		seen: func(l *probe.Link) string { return addresses(l, want.Addr()) },
 	}
 }
 
-// HaveOnlyIPv4 matches a probe.Link that has this IPv4 address and no other.
-func HaveOnlyIPv4(want netip.Prefix) Explainer {
+// HaveOnlyAddress matches a probe.Link that has this address and no other of
+// its family; the link-local one of IPv6 does not count.
+func HaveOnlyAddress(want netip.Prefix) Explainer {
 	return of[probe.Link]{
 		expected: "address " + want.String() + " and no other",
 		ok: func(l *probe.Link) bool {
-			have := l.IPv4()
+			have := l.AddressesLike(want.Addr())
 			return len(have) == 1 && have[0] == want
 		},
-		seen: addresses,
+		seen: func(l *probe.Link) string { return addresses(l, want.Addr()) },
 	}
 }
 
-func addresses(l *probe.Link) string {
-	have := l.IPv4()
+func addresses(l *probe.Link, like netip.Addr) string {
+	have := l.AddressesLike(like)
 	if len(have) == 0 {
 		return l.Name + " has no address"
 	}

@@ -74,7 +74,7 @@ func (d *dumper) links(st *State) error {
 	for _, l := range links {
 		a := l.Attrs()
 		st.Links = append(st.Links, Link{
-			Index: a.Index, Name: a.Name, AltNames: a.AltNames, Kind: l.Type(),
+			Index: a.Index, Name: a.Name, AltNames: a.AltNames, Kind: kind(l),
 			MAC: mac(a.HardwareAddr), MTU: a.MTU,
 			Up: a.RawFlags&unix.IFF_UP != 0, Oper: a.OperState.String(),
 			Master: a.MasterIndex, Peer: a.ParentIndex, PeerNS: a.NetNsID,
@@ -82,6 +82,14 @@ func (d *dumper) links(st *State) error {
 		})
 	}
 	return err
+}
+
+// kind is the driver's name; of one the library has a word of its own.
+func kind(l netlink.Link) string {
+	if k := l.Type(); k != "tuntap" {
+		return k
+	}
+	return "tun"
 }
 
 func vxlan(l netlink.Link) *VXLAN {

@@ -80,19 +80,20 @@ type echoes struct {
 	closed  bool
 }
 
-// newEchoes opens the sockets in the calling thread's namespace.
+// newEchoes opens the sockets in the calling thread's namespace: each serves
+// both families, where the kernel has both.
 func newEchoes(local topology.Local) (*echoes, error) {
 	e := &echoes{local: local, waiting: map[uuid.UUID]chan EchoReply{}, conns: map[net.Conn]struct{}{}}
 	var err error
-	if e.server, err = net.ListenPacket("udp4", ":0"); err != nil {
+	if e.server, err = net.ListenPacket("udp", ":0"); err != nil {
 		return nil, fmt.Errorf("open UDP echo server: %w", err)
 	}
 	e.sockets = append(e.sockets, e.server)
-	if e.tcp, err = net.Listen("tcp4", ":0"); err != nil {
+	if e.tcp, err = net.Listen("tcp", ":0"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open TCP echo server: %w", err), e.close())
 	}
 	e.sockets = append(e.sockets, e.tcp)
-	if e.client, err = net.ListenUDP("udp4", nil); err != nil {
+	if e.client, err = net.ListenUDP("udp", nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("open UDP echo client: %w", err), e.close())
 	}
 	e.sockets = append(e.sockets, e.client)
@@ -100,8 +101,8 @@ func newEchoes(local topology.Local) (*echoes, error) {
 }
 
 func (e *echoes) start() {
-	go e.serveUDP()
-	go e.serveTCP()
+	go serveUDP(e.server)
+	go e.serveTCP(e.tcp)
 	go e.receive()
 }
 
@@ -129,6 +130,39 @@ func (s *Session) EchoPort(t Transport) (uint16, error) {
 		return s.echo.tcp.Addr().(*net.TCPAddr).AddrPort().Port(), nil
 	}
 	return 0, fmt.Errorf("echo in %s: unknown transport %q", s.name, t)
+}
+
+// ServeEcho answers echoes of a transport at a port besides, on every IPv4
+// address of the namespace, until the returned server is closed. The error
+// wraps syscall.EADDRINUSE where something else has the port.
+func (s *Session) ServeEcho(t Transport, port uint16) (io.Closer, error) {
+	at := fmt.Sprintf(":%d", port)
+	var server io.Closer
+	err := s.local.Do(func() error {
+		switch t {
+		case UDP:
+			conn, err := net.ListenPacket("udp4", at)
+			if err != nil {
+				return err
+			}
+			go serveUDP(conn)
+			server = conn
+		case TCP:
+			listener, err := net.Listen("tcp4", at)
+			if err != nil {
+				return err
+			}
+			go s.echo.serveTCP(listener)
+			server = listener
+		default:
+			return fmt.Errorf("unknown transport %q", t)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("serve echoes in %s at port %d/%s: %w", s.name, port, t, err)
+	}
+	return server, nil
 }
 
 // Echo asks a server which address it sees. That no answer comes is no error:
@@ -204,7 +238,7 @@ func (e *echoes) askTCP(ctx context.Context, r Echo) (EchoReply, error) {
 	began := time.Now()
 	dialing, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	conn, err := e.local.Dial(dialing, "tcp4", r.Server.String())
+	conn, err := e.local.Dial(dialing, "tcp", r.Server.String())
 	if err != nil {
 		if ctx.Err() != nil {
 			return EchoReply{}, context.Cause(ctx)
@@ -248,10 +282,10 @@ func bare(err error) string {
 	return err.Error()
 }
 
-func (e *echoes) serveUDP() {
+func serveUDP(server net.PacketConn) {
 	buf := make([]byte, 2048)
 	for {
-		n, from, err := e.server.ReadFrom(buf)
+		n, from, err := server.ReadFrom(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -259,7 +293,7 @@ func (e *echoes) serveUDP() {
 			continue
 		}
 		answer := marshalAnswer(uuid.UUID(buf[:16]), addrPort(from))
-		_, _ = e.server.WriteTo(answer, from) // the client asks again
+		_, _ = server.WriteTo(answer, from) // the client asks again
 	}
 }
 
@@ -289,9 +323,9 @@ func (e *echoes) receive() {
 	}
 }
 
-func (e *echoes) serveTCP() {
+func (e *echoes) serveTCP(server net.Listener) {
 	for {
-		conn, err := e.tcp.Accept()
+		conn, err := server.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}

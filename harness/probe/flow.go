@@ -50,8 +50,8 @@ func (f *Flow) defaults() error {
 		f.ID = uuid.New()
 	}
 	switch {
-	case !f.To.Is4():
-		return fmt.Errorf("to %s: not an IPv4 address", f.To)
+	case !f.To.IsValid() || f.To.IsMulticast() || f.To.Zone() != "":
+		return fmt.Errorf("to %s: not the address of one machine", f.To)
 	case f.Rate < 1 || f.Rate > 10000:
 		return fmt.Errorf("%d datagrams a second: it must be 1 to 10000", f.Rate)
 	case f.Size < flowHeader || f.Size > 65507:
@@ -293,10 +293,10 @@ type expectation struct {
 func newFlows() (*flows, error) {
 	f := &flows{expected: map[uuid.UUID]*expectation{}}
 	var err error
-	if f.server, err = net.ListenUDP("udp4", nil); err != nil {
+	if f.server, err = net.ListenUDP("udp", nil); err != nil {
 		return nil, fmt.Errorf("open UDP socket for flows: %w", err)
 	}
-	if f.client, err = net.ListenUDP("udp4", nil); err != nil {
+	if f.client, err = net.ListenUDP("udp", nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("open UDP socket for flows: %w", err), f.server.Close())
 	}
 	if err := f.countOverflow(); err != nil {

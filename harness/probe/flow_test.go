@@ -123,7 +123,7 @@ func TestFlow(t *testing.T) {
 	})
 
 	t.Run("refusals", func(t *testing.T) {
-		for _, f := range []probe.Flow{{}, {To: netip.MustParseAddr("fd00::1")}, {To: nodePod, Rate: -1}, {To: nodePod, Size: 3}} {
+		for _, f := range []probe.Flow{{}, {To: netip.IPv6LinkLocalAllNodes()}, {To: nodePod, Rate: -1}, {To: nodePod, Size: 3}} {
 			if st, err := from.StartFlow(t.Context(), to, f); err == nil {
 				t.Errorf("%+v: no error", f)
 				stop(t, st)

@@ -16,13 +16,14 @@ type Ping struct {
 	Dst netip.Addr `json:"dst"`
 	// Src is the source address; unset leaves it to the route.
 	Src netip.Addr `json:"src,omitzero"`
-	// Size is the length in bytes of the whole IP packet, 84 (that of ping's
-	// 56 bytes of data) if zero, at least 44: the payload holds the ID.
+	// Size is the length in bytes of the whole IP packet, 84 over IPv4 and 104
+	// over IPv6 (that of ping's 56 bytes of data) if zero, at least 44 and 64:
+	// the payload holds the ID.
 	Size int `json:"size,omitempty"`
-	// DF sets the don't-fragment bit and ignores what the kernel remembers
-	// of the path's MTU.
+	// DF sets the don't-fragment bit (with IPv6, keeps the own kernel from
+	// fragmenting) and ignores what the kernel remembers of the path's MTU.
 	DF bool `json:"df,omitempty"`
-	// TTL of the request; 0 is the kernel's default.
+	// TTL, or hop limit, of the request; 0 is the kernel's default.
 	TTL int `json:"ttl,omitempty"`
 	// Count is how many answers are wanted, 1 if zero.
 	Count int `json:"count,omitempty"`
@@ -36,18 +37,18 @@ type Ping struct {
 }
 
 const (
-	ipHeader, icmpHeader = 20, 8
+	icmpHeader = 8
+	idSize     = len(uuid.UUID{})
 
-	defaultSize  = 84
-	minSize      = ipHeader + icmpHeader + len(uuid.UUID{})
 	maxSize      = 65535
 	defaultWait  = 400 * time.Millisecond
 	defaultTries = 3
 )
 
 func (p *Ping) defaults() error {
+	f := icmpOf(p.Dst)
 	if p.Size == 0 {
-		p.Size = defaultSize
+		p.Size = f.usual()
 	}
 	if p.Count == 0 {
 		p.Count = 1
@@ -62,12 +63,12 @@ func (p *Ping) defaults() error {
 		p.ID = uuid.New()
 	}
 	switch {
-	case !p.Dst.Is4():
-		return fmt.Errorf("ping %s: not an IPv4 address", p.Dst)
-	case p.Src.IsValid() && !p.Src.Is4():
-		return fmt.Errorf("ping from %s: not an IPv4 address", p.Src)
-	case p.Size < minSize || p.Size > maxSize:
-		return fmt.Errorf("ping with a packet of %d bytes: it must have %d to %d", p.Size, minSize, maxSize)
+	case !p.Dst.IsValid() || p.Dst.Is4In6() || p.Dst.IsMulticast() || p.Dst.Zone() != "":
+		return fmt.Errorf("ping %s: not the address of one machine", p.Dst)
+	case p.Src.IsValid() && p.Src.Is4() != p.Dst.Is4():
+		return fmt.Errorf("ping %s from %s: they are of two families", p.Dst, p.Src)
+	case p.Size < f.smallest() || p.Size > maxSize:
+		return fmt.Errorf("ping with a packet of %d bytes: it must have %d to %d", p.Size, f.smallest(), maxSize)
 	case p.TTL < 0 || p.TTL > 255:
 		return fmt.Errorf("ping with TTL %d: it must be 0 to 255", p.TTL)
 	}
@@ -108,11 +109,14 @@ type ICMPError struct {
 	From netip.Addr `json:"from"`
 	Type uint8      `json:"type"`
 	Code uint8      `json:"code"`
-	// MTU in bytes of the next hop, with type 3 code 4.
+	// MTU in bytes of the next hop, with type 3 code 4, or type 2 of ICMPv6.
 	MTU int `json:"mtu,omitempty"`
 }
 
 func (e ICMPError) String() string {
+	if e.From.Is6() {
+		return e.string6()
+	}
 	what := fmt.Sprintf("ICMP %d/%d", e.Type, e.Code)
 	switch {
 	case e.Type == 3 && e.Code == 4:
@@ -124,6 +128,24 @@ func (e ICMPError) String() string {
 	case e.Type == 3 && e.Code == 13:
 		what += " prohibited"
 	case e.Type == 11 && e.Code == 0:
+		what += " time exceeded"
+	}
+	return what + " from " + e.From.String()
+}
+
+// string6 names the errors of ICMPv6 (RFC 4443).
+func (e ICMPError) string6() string {
+	what := fmt.Sprintf("ICMPv6 %d/%d", e.Type, e.Code)
+	switch {
+	case e.Type == 2:
+		what += fmt.Sprintf(" packet too big, mtu %d,", e.MTU)
+	case e.Type == 1 && e.Code == 0:
+		what += " no route"
+	case e.Type == 1 && e.Code == 1:
+		what += " prohibited"
+	case e.Type == 1 && e.Code == 3:
+		what += " address unreachable"
+	case e.Type == 3 && e.Code == 0:
 		what += " time exceeded"
 	}
 	return what + " from " + e.From.String()
@@ -174,7 +196,16 @@ func (p *Pong) String() string {
 // refused or not answered is no error: the Pong says so. The error is for a
 // request that makes no sense, a broken session, or the end of ctx.
 func (s *Session) Ping(ctx context.Context, p Ping) (Pong, error) {
-	pong, err := s.pings.ping(ctx, p)
+	if err := p.defaults(); err != nil {
+		return Pong{}, fmt.Errorf("ping from %s: %w", s.name, err)
+	}
+	pinger := s.pings
+	if p.Dst.Is6() {
+		if pinger = s.pings6; pinger == nil {
+			return Pong{}, fmt.Errorf("ping %s from %s: this kernel has no IPv6", p.Dst, s.name)
+		}
+	}
+	pong, err := pinger.ping(ctx, p)
 	if err != nil {
 		return pong, fmt.Errorf("ping from %s: %w", s.name, err)
 	}

@@ -23,6 +23,7 @@ import (
 // that is an option of the socket, and so is the error queue from which the
 // MTU is read when the kernel refuses.
 type pinger struct {
+	*icmp
 	plain, df *rawSocket
 	id        uint16
 
@@ -49,33 +50,22 @@ type answer struct {
 }
 
 // newPinger opens the sockets in the calling thread's namespace.
-func newPinger() (*pinger, error) {
+func newPinger(f *icmp) (*pinger, error) {
 	p := &pinger{
+		icmp:    f,
 		id:      uint16(time.Now().UnixNano()),
 		waiting: map[uuid.UUID]*waiter{},
 		bySeq:   map[uint16]uuid.UUID{},
 		done:    make(chan struct{}),
 	}
 	var err error
-	if p.plain, err = openRaw(); err != nil {
+	if p.plain, err = openRaw(f); err != nil {
 		return nil, err
 	}
-	if p.df, err = openRaw(); err != nil {
+	if p.df, err = openRaw(f); err != nil {
 		return nil, errors.Join(err, p.plain.file.Close())
 	}
-	// Echo replies, unreachable, redirect, time exceeded, parameter problem;
-	// the socket that only sends wants none.
-	const wanted = 1<<0 | 1<<3 | 1<<5 | 1<<11 | 1<<12
-	err = errors.Join(
-		p.plain.filter(wanted),
-		p.df.filter(0),
-		// The kernel's route cache may hold a smaller MTU from an earlier
-		// probe; a measurement must not depend on it.
-		p.df.option(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE),
-		p.df.option(unix.IPPROTO_IP, unix.IP_RECVERR, 1),
-		p.plain.option(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT),
-	)
-	if err != nil {
+	if err := errors.Join(f.setUp(p.plain, false), f.setUp(p.df, true)); err != nil {
 		return nil, errors.Join(err, p.plain.file.Close(), p.df.file.Close())
 	}
 	// More room where the caller is allowed to take it; the window of a
@@ -89,9 +79,6 @@ func (p *pinger) start() { go p.receive() }
 func (p *pinger) close() error { return errors.Join(p.plain.file.Close(), p.df.file.Close()) }
 
 func (p *pinger) ping(ctx context.Context, r Ping) (Pong, error) {
-	if err := r.defaults(); err != nil {
-		return Pong{}, err
-	}
 	w := &waiter{dst: r.Dst, answers: make(chan answer, r.Count*r.Tries)}
 	if err := p.register(r.ID, w); err != nil {
 		return Pong{}, err
@@ -189,18 +176,20 @@ type refusedError struct{ Refusal }
 func (e *refusedError) Error() string { return e.String() }
 
 func (p *pinger) send(r Ping, seq uint16) error {
-	msg := make([]byte, r.Size-ipHeader)
-	msg[0] = 8
+	msg := make([]byte, r.Size-p.header)
+	msg[0] = p.request
 	binary.BigEndian.PutUint16(msg[4:], p.id)
 	binary.BigEndian.PutUint16(msg[6:], seq)
 	copy(msg[icmpHeader:], r.ID[:])
 	for i := icmpHeader + len(r.ID); i < len(msg); i++ {
 		msg[i] = byte(i)
 	}
-	binary.BigEndian.PutUint16(msg[2:], checksum(msg))
-	oob := control(r)
+	if p.icmp == icmp4 { // the kernel fills in ICMPv6's, which covers addresses
+		binary.BigEndian.PutUint16(msg[2:], checksum(msg))
+	}
+	oob, dst := p.control(r), p.address(r.Dst)
 	if !r.DF {
-		if err := p.plain.send(msg, oob, r.Dst); err != nil {
+		if err := p.plain.send(msg, oob, dst); err != nil {
 			return refusal(err, 0)
 		}
 		return nil
@@ -211,11 +200,11 @@ func (p *pinger) send(r Ping, seq uint16) error {
 	// place: an error counts only if the kernel queued it for this one.
 	var err error
 	for range 8 {
-		p.df.drain()
-		if err = p.df.send(msg, oob, r.Dst); err == nil {
+		p.df.drain(p.icmp)
+		if err = p.df.send(msg, oob, dst); err == nil {
 			return nil
 		}
-		if mtu, local := p.df.drain(); local {
+		if mtu, local := p.df.drain(p.icmp); local {
 			return refusal(err, mtu)
 		}
 	}
@@ -231,23 +220,23 @@ func refusal(err error, mtu int) error {
 }
 
 // control builds the ancillary data that sets TTL and source of one packet.
-func control(r Ping) []byte {
+func (f *icmp) control(r Ping) []byte {
 	var oob []byte
 	if r.TTL != 0 {
-		oob = append(oob, cmsg(unix.IP_TTL, binary.NativeEndian.AppendUint32(nil, uint32(r.TTL)))...)
+		oob = append(oob, cmsg(f.level, f.sendTTL, binary.NativeEndian.AppendUint32(nil, uint32(r.TTL)))...)
 	}
 	if r.Src.IsValid() {
-		info := make([]byte, unix.SizeofInet4Pktinfo)
-		copy(info[4:8], r.Src.AsSlice())
-		oob = append(oob, cmsg(unix.IP_PKTINFO, info)...)
+		info := make([]byte, f.infoSize)
+		copy(info[f.packetInfoAt:], r.Src.AsSlice())
+		oob = append(oob, cmsg(f.level, f.packetInfo, info)...)
 	}
 	return oob
 }
 
-func cmsg(typ int, data []byte) []byte {
+func cmsg(level, typ int, data []byte) []byte {
 	b := make([]byte, unix.CmsgSpace(len(data)))
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
-	h.Level, h.Type = unix.IPPROTO_IP, int32(typ)
+	h.Level, h.Type = int32(level), int32(typ)
 	h.SetLen(unix.CmsgLen(len(data)))
 	copy(b[unix.CmsgLen(0):], data)
 	return b
@@ -256,35 +245,33 @@ func cmsg(typ int, data []byte) []byte {
 // receive reads the namespace's ICMP until the socket is closed.
 func (p *pinger) receive() {
 	defer close(p.done)
-	buf := make([]byte, 64<<10)
+	buf, oob := make([]byte, 64<<10), make([]byte, 128)
 	for {
-		n, err := p.plain.recv(buf)
+		n, extra, from, err := p.plain.recv(buf, oob)
 		if err != nil {
 			return
 		}
-		p.dispatch(buf[:n], time.Now())
+		if r, ok := p.parse(buf[:n], oob[:extra], from); ok && len(r.icmp) >= icmpHeader {
+			p.dispatch(r, time.Now())
+		}
 	}
 }
 
-func (p *pinger) dispatch(b []byte, at time.Time) {
-	ip, icmp, ok := splitIPv4(b)
-	if !ok || len(icmp) < icmpHeader {
-		return
-	}
-	from := netip.AddrFrom4([4]byte(ip[12:16]))
-	if icmp[0] == 0 {
-		if p.idOf(icmp) {
-			p.deliver(icmp, from, answer{at: at, reply: Reply{From: from, TTL: int(ip[8]), Size: len(b)}})
+func (p *pinger) dispatch(r received, at time.Time) {
+	msg := r.icmp
+	if msg[0] == p.reply {
+		if p.idOf(msg) {
+			p.deliver(msg, r.from, answer{at: at, reply: Reply{From: r.from, TTL: r.ttl, Size: r.size}})
 		}
 		return
 	}
-	_, quoted, ok := splitIPv4(icmp[icmpHeader:])
-	if !ok || len(quoted) < icmpHeader || quoted[0] != 8 || !p.idOf(quoted) {
+	quoted, ok := p.quoted(msg[icmpHeader:])
+	if !ok || len(quoted) < icmpHeader || quoted[0] != p.request || !p.idOf(quoted) {
 		return
 	}
-	e := &ICMPError{From: from, Type: icmp[0], Code: icmp[1]}
-	if e.Type == 3 && e.Code == 4 {
-		e.MTU = int(binary.BigEndian.Uint16(icmp[6:]))
+	e := &ICMPError{From: r.from, Type: msg[0], Code: msg[1]}
+	if e.Type == p.tooBig.Type && e.Code == p.tooBig.Code {
+		e.MTU = p.mtu(msg)
 	}
 	p.deliver(quoted, netip.Addr{}, answer{at: at, err: e})
 }
@@ -313,18 +300,6 @@ func (p *pinger) deliver(echo []byte, from netip.Addr, a answer) {
 	}
 }
 
-// splitIPv4 separates an IPv4 header from what follows it.
-func splitIPv4(b []byte) (header, rest []byte, ok bool) {
-	if len(b) < ipHeader || b[0]>>4 != 4 {
-		return nil, nil, false
-	}
-	n := int(b[0]&15) * 4
-	if n < ipHeader || n > len(b) {
-		return nil, nil, false
-	}
-	return b[:n], b[n:], true
-}
-
 // checksum is that of RFC 1071.
 func checksum(b []byte) uint16 {
 	var sum uint32
@@ -346,8 +321,8 @@ type rawSocket struct {
 	conn syscall.RawConn
 }
 
-func openRaw() (*rawSocket, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
+func openRaw(f *icmp) (*rawSocket, error) {
+	fd, err := unix.Socket(f.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, f.protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open raw ICMP socket: %w", err)
 	}
@@ -369,34 +344,26 @@ func (s *rawSocket) option(level, name, value int) error {
 	return nil
 }
 
-// filter lets only the ICMP types whose bit is set in wanted through.
-func (s *rawSocket) filter(wanted uint32) error {
-	const icmpFilter = 1 // ICMP_FILTER of linux/icmp.h; a set bit blocks
-	return s.option(unix.SOL_RAW, icmpFilter, int(int32(^wanted)))
-}
-
-func (s *rawSocket) send(msg, oob []byte, dst netip.Addr) error {
+func (s *rawSocket) send(msg, oob []byte, dst unix.Sockaddr) error {
 	var err error
 	e := s.conn.Write(func(fd uintptr) bool {
-		err = unix.Sendmsg(int(fd), msg, oob, &unix.SockaddrInet4{Addr: dst.As4()}, 0)
+		err = unix.Sendmsg(int(fd), msg, oob, dst, 0)
 		return !errors.Is(err, unix.EAGAIN)
 	})
 	return errors.Join(e, err)
 }
 
-func (s *rawSocket) recv(b []byte) (int, error) {
-	var n int
-	var err error
+func (s *rawSocket) recv(b, oob []byte) (n, extra int, from unix.Sockaddr, err error) {
 	e := s.conn.Read(func(fd uintptr) bool {
-		n, _, err = unix.Recvfrom(int(fd), b, 0)
+		n, extra, _, from, err = unix.Recvmsg(int(fd), b, oob, 0)
 		return !errors.Is(err, unix.EAGAIN)
 	})
-	return n, errors.Join(e, err)
+	return n, extra, from, errors.Join(e, err)
 }
 
 // drain empties the socket's error queue and clears its pending error. It
 // reports whether the local kernel queued one of them, and the MTU it named.
-func (s *rawSocket) drain() (mtu int, local bool) {
+func (s *rawSocket) drain(f *icmp) (mtu int, local bool) {
 	// struct sock_extended_err of linux/errqueue.h.
 	const origin, info, originLocal, size = 4, 8, 1, 16
 	_ = s.conn.Control(func(fd uintptr) {
@@ -412,7 +379,7 @@ func (s *rawSocket) drain() (mtu int, local bool) {
 				continue
 			}
 			for _, m := range msgs {
-				if m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR &&
+				if m.Header.Level == int32(f.level) && m.Header.Type == int32(f.errors) &&
 					len(m.Data) >= size && m.Data[origin] == originLocal {
 					local = true
 					mtu = int(binary.NativeEndian.Uint32(m.Data[info:]))

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -18,6 +19,17 @@ type PathMTU struct {
 	BlackHole bool `json:"blackHole,omitempty"`
 	// Probes counts the sizes that were tried.
 	Probes int `json:"probes"`
+}
+
+// String says what was found, and how.
+func (m *PathMTU) String() string {
+	switch {
+	case m.BlackHole:
+		return fmt.Sprintf("%d bytes, and more vanishes", m.MTU)
+	case m.Named.IsValid():
+		return fmt.Sprintf("%d bytes, named by %s", m.MTU, m.Named)
+	}
+	return fmt.Sprintf("%d bytes, named by its own kernel", m.MTU)
 }
 
 // PathMTU finds the path MTU towards dst with don't-fragment pings of at most
@@ -46,7 +58,7 @@ func (s *Session) PathMTU(ctx context.Context, dst netip.Addr, limit int, wait t
 		default:
 			fails, m.BlackHole = size, true
 		}
-		size = max((passes+fails)/2, minSize)
+		size = max((passes+fails)/2, icmpOf(dst).smallest())
 	}
 	m.MTU = passes
 	return m, nil

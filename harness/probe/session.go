@@ -13,6 +13,8 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlab/overlab/topology"
 )
 
@@ -25,9 +27,11 @@ type Session struct {
 	name  string
 	local topology.Local
 	pings *pinger
-	state *dumper
-	echo  *echoes
-	flows *flows
+	// pings6 is nil where the kernel has no IPv6.
+	pings6 *pinger
+	state  *dumper
+	echo   *echoes
+	flows  *flows
 }
 
 // Open opens a session. The error wraps ErrNotLocal where the namespace
@@ -45,7 +49,10 @@ func Open(ctx context.Context, ns topology.Namespace) (*Session, error) {
 	// thread may use them.
 	err := local.Do(func() error {
 		var err error
-		if s.pings, err = newPinger(); err != nil {
+		if s.pings, err = newPinger(icmp4); err != nil {
+			return err
+		}
+		if s.pings6, err = newPinger(icmp6); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return err
 		}
 		if s.state, err = newDumper(); err != nil {
@@ -61,6 +68,9 @@ func Open(ctx context.Context, ns topology.Namespace) (*Session, error) {
 		return nil, errors.Join(fmt.Errorf("open probe session in %s: %w", s.name, err), s.Close())
 	}
 	s.pings.start()
+	if s.pings6 != nil {
+		s.pings6.start()
+	}
 	s.echo.start()
 	s.flows.start()
 	return s, nil
@@ -74,6 +84,9 @@ func (s *Session) Close() error {
 	var errs []error
 	if s.pings != nil {
 		errs = append(errs, s.pings.close())
+	}
+	if s.pings6 != nil {
+		errs = append(errs, s.pings6.close())
 	}
 	if s.state != nil {
 		s.state.close()

@@ -93,6 +93,20 @@ func (l *Link) IPv4() []netip.Prefix {
 	return only(l.Addresses, func(p netip.Prefix) bool { return p.Addr().Is4() })
 }
 
+// IPv6 returns the link's IPv6 addresses but the link-local one, which the
+// kernel gives.
+func (l *Link) IPv6() []netip.Prefix {
+	return only(l.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() && !p.Addr().IsLinkLocalUnicast() })
+}
+
+// AddressesLike returns the IPv4 or IPv6 addresses, whichever a is.
+func (l *Link) AddressesLike(a netip.Addr) []netip.Prefix {
+	if a.Is4() {
+		return l.IPv4()
+	}
+	return l.IPv6()
+}
+
 // VXLAN is what a VXLAN device has besides.
 type VXLAN struct {
 	VNI   int        `json:"vni"`

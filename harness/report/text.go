@@ -111,7 +111,13 @@ const (
 
 func (p *printer) result(r *suite.Result) {
 	word := label(r.Verdict)
-	p.line(p.color(r.Verdict, word) + strings.Repeat(" ", max(1, verdictWidth-len(word))) + pad(r.ID, idWidth) + r.Title)
+	head := p.color(r.Verdict, word) + strings.Repeat(" ", max(1, verdictWidth-len(word)))
+	if len(r.ID) < idWidth {
+		p.line(head + pad(r.ID, idWidth) + r.Title)
+	} else {
+		p.line(head + r.ID)
+		p.wrapped(indent, indent, r.Title, nil)
+	}
 	if r.Evidence != "" {
 		p.wrapped(indent, indent+2, r.Evidence, p.dim)
 	}

@@ -49,6 +49,9 @@ type Check struct {
 	// Needs are what the lab must offer; a check whose needs are not met is
 	// not applicable.
 	Needs []Feature
+	// OverIPv6 says that the check judges the overlay's IPv6: the plan that its
+	// Env has is topology.Plan.Over6's.
+	OverIPv6 bool
 	// Disturbs says that the check changes the lab, so that it must run
 	// alone. It puts back what it changed.
 	Disturbs bool

@@ -19,8 +19,9 @@ import (
 // Env is what a check sees: the lab, the means to measure it, and a record of
 // what it found. It is safe for concurrent use.
 type Env struct {
-	run *run
-	id  string
+	run  *run
+	id   string
+	plan *topology.Plan
 
 	mu       sync.Mutex
 	sealed   bool
@@ -40,8 +41,9 @@ type restore struct {
 // Lab returns the lab.
 func (e *Env) Lab() topology.Lab { return e.run.lab }
 
-// Plan returns the plan that the lab is judged against.
-func (e *Env) Plan() *topology.Plan { return e.run.plan }
+// Plan returns the plan that the lab is judged against, over IPv6 for a check
+// that says so.
+func (e *Env) Plan() *topology.Plan { return e.plan }
 
 // Timeouts returns the run's table.
 func (e *Env) Timeouts() Timeouts { return e.run.o.Timeouts }

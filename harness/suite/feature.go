@@ -18,12 +18,17 @@ const (
 	Pods Feature = "pod"
 	// SameNodePods: two pods on one node.
 	SameNodePods Feature = "node with two pods"
+	// PodPorts: a pod that answers at a port of its node, over TCP or UDP and
+	// IPv4.
+	PodPorts Feature = "port of a node that leads to a pod over TCP or UDP"
 	// CrossNodePods: pods on two nodes.
 	CrossNodePods Feature = "two nodes with pods"
 	// Peers: at least two nodes.
 	Peers Feature = "second node"
 	// IPv4: the overlay carries IPv4.
 	IPv4 Feature = "IPv4 overlay"
+	// IPv6: the overlay carries IPv6.
+	IPv6 Feature = "IPv6 overlay"
 	// KernelDatapath: packets never pass through a userspace proxy, which
 	// would count as a hop.
 	KernelDatapath Feature = "backend in the kernel"
@@ -39,8 +44,12 @@ const (
 	HostGW Feature = "host-gw backend"
 	// IPIP: the backend is ipip, and takes every packet between nodes.
 	IPIP Feature = "ipip backend without DirectRouting"
+	// UDP: the backend is udp, whose proxies count as hops.
+	UDP Feature = "udp backend"
 	// WireGuard: the backend is wireguard.
 	WireGuard Feature = "wireguard backend"
+	// IPsec: the backend is ipsec.
+	IPsec Feature = "ipsec backend"
 	// DirectRouting: the backend is vxlan, and leaves it out on one segment.
 	DirectRouting Feature = "vxlan backend with DirectRouting"
 	// SegmentPeers: two nodes with pods have their agents' interfaces on one
@@ -106,16 +115,20 @@ func Features(p *topology.Plan) []Feature {
 	}{
 		{Pods, len(p.Pods) > 0},
 		{SameNodePods, most > 1},
+		{PodPorts, len(NodePorts(p)) > 0},
 		{CrossNodePods, len(perNode) > 1},
 		{Peers, len(p.Nodes) > 1},
 		{IPv4, p.Network.EnableIPv4},
+		{IPv6, p.Network.EnableIPv6},
 		{KernelDatapath, b.Type != "udp"},
 		{VXLAN, b.Type == "vxlan"},
 		{FullMesh, b.Type == "vxlan" && !b.DirectRouting},
 		{Connects, b.Connects()},
 		{HostGW, b.Type == "host-gw"},
 		{IPIP, b.Type == "ipip" && !b.DirectRouting},
+		{UDP, b.Type == "udp"},
 		{WireGuard, b.Type == "wireguard"},
+		{IPsec, b.Type == "ipsec"},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
 		{OverlayAddress, slices.Contains([]string{"vxlan", "ipip", "wireguard", "udp"}, b.Type) && !b.DirectRouting},

@@ -28,10 +28,10 @@ func (p Pairs) String() string {
 }
 
 // SameNodePairs returns the ordered pairs of pods on one node.
-func (e *Env) SameNodePairs() Pairs { return sameNodePairs(e.run.plan, e.run.o.MaxPairs) }
+func (e *Env) SameNodePairs() Pairs { return sameNodePairs(e.plan, e.run.o.MaxPairs) }
 
 // CrossNodePairs returns the ordered pairs of pods on two nodes.
-func (e *Env) CrossNodePairs() Pairs { return crossNodePairs(e.run.plan, e.run.o.MaxPairs) }
+func (e *Env) CrossNodePairs() Pairs { return crossNodePairs(e.plan, e.run.o.MaxPairs) }
 
 func sameNodePairs(plan *topology.Plan, limit int) Pairs {
 	var all []Pair

@@ -213,7 +213,10 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, Inconclusivef("the check took longer than %v", limit))
 	defer cancel()
-	env := &Env{run: r, id: c.ID}
+	env := &Env{run: r, id: c.ID, plan: r.plan}
+	if c.OverIPv6 {
+		env.plan = r.plan.Over6()
+	}
 	done := make(chan error, 1)
 	go func() {
 		err := errors.New("the check ended its goroutine")

@@ -53,12 +53,18 @@ func main() {
 	o.command = strings.Join(flag.Args(), " ")
 	err := o.run(ctx)
 	var failed *exitError
+	var lack *lackError
 	switch {
 	case errors.As(err, &failed):
 		os.Exit(failed.code)
 	case errors.Is(err, errFailed):
 		os.Exit(1)
-	case err != nil:
+	case o.command == "" && errors.As(err, &lack) && ctx.Err() == nil:
+		err = skipAll(o.out, lack)
+	case o.command == "" && err != nil:
+		err = errors.Join(err, fail(o.out, err))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "kerneltest:", err)
 		os.Exit(2)
 	}
@@ -91,11 +97,11 @@ func (o *options) run(ctx context.Context) error {
 		o.cache = filepath.Join(dir, "overlab", "kernel")
 	}
 	if err := need("apt-get", "dpkg", "qemu-system-x86_64", "busybox", "go"); err != nil {
-		return err
+		return &lackError{err}
 	}
 	k, err := fetchKernel(ctx, o.cache, o.pkg, o.say)
 	if err != nil {
-		return err
+		return &lackError{fmt.Errorf("there is no other kernel to test on: %w", err)}
 	}
 	tmp, err := os.MkdirTemp("", "overlab-kernel")
 	if err != nil {

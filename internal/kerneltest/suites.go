@@ -20,10 +20,9 @@ type suite struct{ pkg, run string }
 // WireGuard and ESP skips.
 func suites() []suite {
 	return []suite{
-		{"agent", "^(TestIPIP|TestIPsec|TestWireguard)"},
+		{"agent", "^(TestIPIP|TestIPsec|TestWireGuard)"},
 		{"agent/datapath", "."},
-		{"topology/netns", "^TestKernel"},
-		//{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
+		{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
 		{"labs", "^TestExercises$/^(ipip|ipsec|wireguard)$"},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,7 +43,8 @@ type Namespace struct {
 func Up(tb testing.TB, p *topology.Plan) *Lab {
 	tb.Helper()
 	nstest.Require(tb)
-	if p.Network.Backend.Type == "wireguard" {
+	switch p.Network.Backend.Type {
+	case "wireguard", "udp", "ipip":
 		tuntest.Require(tb)
 	}
 	l, err := Build(p)
@@ -74,12 +76,13 @@ const (
 	vtepIndex   = 21
 	bridgeIndex = 22
 	podIndex    = 23
+	vtep6Index  = 24
 	firstPort   = 30
 )
 
 func (l *Lab) build() error {
 	var err error
-	if l.underlay, err = create(unix.CLONE_NEWNET); err != nil {
+	if l.underlay, err = l.create(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
 	for _, n := range l.plan.Nodes {
@@ -104,8 +107,13 @@ func (l *Lab) build() error {
 			return fmt.Errorf("node %s: %w", n.Name, err)
 		}
 	}
-	if l.plan.Network.Backend.Type == "wireguard" {
+	switch l.plan.Network.Backend.Type {
+	case "wireguard":
 		if err := l.wireWireGuard(); err != nil {
+			return err
+		}
+	case "udp", "ipip":
+		if err := l.wireProxies(); err != nil {
 			return err
 		}
 	}
@@ -118,6 +126,11 @@ func (l *Lab) build() error {
 	for _, n := range l.plan.Nodes {
 		if err := forwarding(l.spaces[n.Name].Set); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
+	if l.plan.Network.EnableIPv6 {
+		if err := l.solicitable(); err != nil {
+			return err
 		}
 	}
 	return forwarding(l.underlay)
@@ -151,8 +164,45 @@ func forwarding(set *netns.Set) error {
 	})
 }
 
+// solicitable waits until neighbours can find every pod and cni0: the kernel
+// joins an address's group (RFC 4291 section 2.7.1) after it has the address,
+// and who asks before asks again only after a second.
+func (l *Lab) solicitable() error {
+	p := l.plan.Over6()
+	for _, pod := range p.Pods {
+		if err := joined(l.spaces[pod.Name].Set, "eth0", pod.Address.Addr()); err != nil {
+			return fmt.Errorf("pod %s: %w", pod.Name, err)
+		}
+		if err := joined(l.spaces[pod.Node].Set, "cni0", p.Node(pod.Node).Gateway().Addr()); err != nil {
+			return fmt.Errorf("node %s: %w", pod.Node, err)
+		}
+	}
+	return nil
+}
+
+func joined(set *netns.Set, dev string, a netip.Addr) error {
+	bytes := a.As16()
+	group := fmt.Sprintf("ff0200000000000000000001ff%x", bytes[13:])
+	return set.Do(func() error {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			text, err := os.ReadFile("/proc/thread-self/net/igmp6")
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(text)) {
+				if f := strings.Fields(line); len(f) > 2 && f[1] == dev && f[2] == group {
+					return nil
+				}
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s does not listen for who asks for %s", dev, a)
+			}
+		}
+	})
+}
+
 func (l *Lab) space(name string, flags int) error {
-	set, err := create(flags)
+	set, err := l.create(flags)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -160,13 +210,20 @@ func (l *Lab) space(name string, flags int) error {
 	return nil
 }
 
-func create(flags int) (*netns.Set, error) {
+func (l *Lab) create(flags int) (*netns.Set, error) {
+	noIPv6 := "1"
+	if l.plan.Network.EnableIPv6 {
+		noIPv6 = "0"
+	}
 	return netns.Create(flags, func() error {
 		for path, value := range map[string]string{
-			"/proc/sys/net/ipv4/ip_forward":                "1",
-			"/proc/sys/net/bridge/bridge-nf-call-iptables": "0",
-			"/proc/sys/net/ipv6/conf/default/disable_ipv6": "1",
-			"/proc/sys/net/ipv6/conf/all/disable_ipv6":     "1",
+			"/proc/sys/net/ipv4/ip_forward":                 "1",
+			"/proc/sys/net/bridge/bridge-nf-call-iptables":  "0",
+			"/proc/sys/net/bridge/bridge-nf-call-ip6tables": "0",
+			"/proc/sys/net/ipv6/conf/default/disable_ipv6":  noIPv6,
+			"/proc/sys/net/ipv6/conf/all/disable_ipv6":      noIPv6,
+			"/proc/sys/net/ipv6/conf/default/accept_dad":    "0",
+			"/proc/sys/net/ipv6/conf/all/forwarding":        "1",
 		} {
 			if err := os.WriteFile(path, []byte(value), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
@@ -212,18 +269,22 @@ func (l *Lab) wireUnderlay(b *rtnl.Batch) {
 }
 
 func (l *Lab) wireNode(b *rtnl.Batch, n *topology.Node) {
-	up, mtu := n.Underlay(), l.plan.OverlayMTU(n)
+	mtu := l.plan.OverlayMTU(n)
 	b.SetLink(rtnl.Link{Index: uplinkIndex, Up: true})
-	b.AddAddr(uplinkIndex, up.Address)
-	for _, peer := range l.plan.Nodes {
-		if peer.Name != n.Name {
-			// Dynamic entries count against a limit of the whole kernel.
-			b.AddNeigh(rtnl.Neigh{Dev: uplinkIndex, IP: peer.PublicIP(), MAC: peer.Underlay().MAC.HardwareAddr()})
+	for _, p := range l.families() {
+		b.AddAddr(uplinkIndex, p.Node(n.Name).Underlay().Address)
+		for _, peer := range p.Nodes {
+			if peer.Name != n.Name {
+				// Dynamic entries count against a limit of the whole kernel.
+				b.AddNeigh(rtnl.Neigh{Dev: uplinkIndex, IP: peer.PublicIP(), MAC: peer.Underlay().MAC.HardwareAddr()})
+			}
 		}
 	}
 	if pods := l.plan.PodsOn(n.Name); len(pods) > 0 {
 		b.AddBridge(rtnl.Link{Name: "cni0", Index: bridgeIndex, MTU: mtu, MAC: n.BridgeMAC.HardwareAddr(), Up: true})
-		b.AddAddr(bridgeIndex, n.Gateway())
+		for _, p := range l.families() {
+			b.AddAddr(bridgeIndex, p.Node(n.Name).Gateway())
+		}
 		for j, p := range pods {
 			b.AddVeth(
 				rtnl.Link{Name: p.HostInterface, Index: firstPort + j, MTU: mtu, Master: bridgeIndex, Up: true},
@@ -231,43 +292,56 @@ func (l *Lab) wireNode(b *rtnl.Batch, n *topology.Node) {
 			)
 		}
 	}
-	l.wireOverlay(b, n, l.vxlan(n))
+	for _, p := range l.families() {
+		n := p.Node(n.Name)
+		wireOverlay(b, p, n, vxlan(p, n))
+	}
 }
 
-func (l *Lab) wireOverlay(b *rtnl.Batch, n *topology.Node, v rtnl.Vxlan) {
-	backend := l.plan.Network.Backend
+// families returns the plan as each of the overlay's families sees it.
+func (l *Lab) families() []*topology.Plan {
+	if l.plan.Network.EnableIPv6 {
+		return []*topology.Plan{l.plan, l.plan.Over6()}
+	}
+	return []*topology.Plan{l.plan}
+}
+
+// wireOverlay makes one family's part of the overlay on a node.
+func wireOverlay(b *rtnl.Batch, p *topology.Plan, n *topology.Node, v rtnl.Vxlan) {
+	backend := p.Network.Backend
 	switch backend.Type {
 	case "host-gw":
-		l.wireBareRoutes(b, n)
+		wireBareRoutes(b, p, n)
 		return
-	case "alloc", "wireguard": // of which wireWireGuard makes the device
+	case "alloc", "wireguard", "udp", "ipip": // wireWireGuard and wireProxies make the devices
 		return
 	}
+	name, index := vtep(p)
 	b.AddVxlan(rtnl.Link{
-		Name: l.vtep(), Index: vtepIndex,
-		MAC: n.VtepMAC.HardwareAddr(), MTU: l.plan.OverlayMTU(n), Up: true,
+		Name: name, Index: index,
+		MAC: vtepMAC(p, n).HardwareAddr(), MTU: p.OverlayMTU(n), Up: true,
 	}, v)
-	b.AddAddr(vtepIndex, netip.PrefixFrom(n.PodCIDR.Addr(), 32))
+	b.AddAddr(index, netip.PrefixFrom(n.PodCIDR.Addr(), n.PodCIDR.Addr().BitLen()))
 	if backend.DirectRouting { // there is one segment
-		l.wireBareRoutes(b, n)
+		wireBareRoutes(b, p, n)
 		return
 	}
-	for i := range l.plan.Nodes {
-		peer := &l.plan.Nodes[i]
+	for i := range p.Nodes {
+		peer := &p.Nodes[i]
 		if peer.Name == n.Name {
 			continue
 		}
 		via := peer.PodCIDR.Addr()
-		b.AddNeigh(rtnl.Neigh{Dev: vtepIndex, IP: via, MAC: peer.VtepMAC.HardwareAddr()})
-		b.AddFDB(rtnl.FDB{Dev: vtepIndex, MAC: peer.VtepMAC.HardwareAddr(), Dst: peer.PublicIP()})
-		b.AddRoute(rtnl.Route{Dst: peer.PodCIDR, Via: via, Dev: vtepIndex, Onlink: true})
+		b.AddNeigh(rtnl.Neigh{Dev: index, IP: via, MAC: vtepMAC(p, peer).HardwareAddr()})
+		b.AddFDB(rtnl.FDB{Dev: index, MAC: vtepMAC(p, peer).HardwareAddr(), Dst: peer.PublicIP()})
+		b.AddRoute(rtnl.Route{Dst: peer.PodCIDR, Via: via, Dev: index, Onlink: true})
 	}
 }
 
 // wireBareRoutes leads to each peer's pods by the peer's own address.
-func (l *Lab) wireBareRoutes(b *rtnl.Batch, n *topology.Node) {
-	for i := range l.plan.Nodes {
-		if peer := &l.plan.Nodes[i]; peer.Name != n.Name {
+func wireBareRoutes(b *rtnl.Batch, p *topology.Plan, n *topology.Node) {
+	for i := range p.Nodes {
+		if peer := &p.Nodes[i]; peer.Name != n.Name {
 			b.AddRoute(rtnl.Route{Dst: peer.PodCIDR, Via: peer.PublicIP(), Dev: uplinkIndex})
 		}
 	}
@@ -277,20 +351,31 @@ func (l *Lab) wireBareRoutes(b *rtnl.Batch, n *topology.Node) {
 // to them; change, where given, alters the device first.
 func (l *Lab) Rewire(tb testing.TB, node string, change ...func(*rtnl.Vxlan)) {
 	tb.Helper()
-	n := l.plan.Node(node)
-	v := l.vxlan(n)
+	l.rewire(tb, l.plan, node, change)
+}
+
+// Rewire6 is Rewire for the device and the entries of IPv6.
+func (l *Lab) Rewire6(tb testing.TB, node string, change ...func(*rtnl.Vxlan)) {
+	tb.Helper()
+	l.rewire(tb, l.plan.Over6(), node, change)
+}
+
+func (l *Lab) rewire(tb testing.TB, p *topology.Plan, node string, change []func(*rtnl.Vxlan)) {
+	tb.Helper()
+	n := p.Node(node)
+	v := vxlan(p, n)
 	for _, c := range change {
 		c(&v)
 	}
 	space := l.spaces[node].Set
-	index := vtepIndex
+	name, index := vtep(p)
 	err := space.Do(func() error {
 		c, err := rtnl.Dial()
 		if err != nil {
 			return err
 		}
 		// One that a fault has made anew has an index of the kernel's choice.
-		if have, err := c.LinkByName(l.vtep()); err == nil {
+		if have, err := c.LinkByName(name); err == nil {
 			index = have.Index
 		}
 		return c.Close()
@@ -299,7 +384,7 @@ func (l *Lab) Rewire(tb testing.TB, node string, change ...func(*rtnl.Vxlan)) {
 		err = batch(space, func(b *rtnl.Batch) {
 			b.DelLink(index)
 			b.Tolerate(unix.ENODEV)
-			l.wireOverlay(b, n, v)
+			wireOverlay(b, p, n, v)
 		})
 	}
 	if err != nil {
@@ -307,20 +392,35 @@ func (l *Lab) Rewire(tb testing.TB, node string, change ...func(*rtnl.Vxlan)) {
 	}
 }
 
-// vtep is the name of every node's VXLAN device.
-func (l *Lab) vtep() string { return fmt.Sprintf("flannel.%d", l.plan.Network.Backend.VNI) }
+// vtep is the name and index of every node's VXLAN device, of one family.
+func vtep(p *topology.Plan) (name string, index int) {
+	if p.Is6() {
+		return fmt.Sprintf("flannel-v6.%d", p.Network.Backend.VNI), vtep6Index
+	}
+	return fmt.Sprintf("flannel.%d", p.Network.Backend.VNI), vtepIndex
+}
 
-func (l *Lab) vxlan(n *topology.Node) rtnl.Vxlan {
-	b := l.plan.Network.Backend
+// vtepMAC is the device's.
+func vtepMAC(p *topology.Plan, n *topology.Node) topology.MAC {
+	if p.Is6() {
+		return topology.DeriveMAC(n.Name, "vtep6")
+	}
+	return n.VtepMAC
+}
+
+func vxlan(p *topology.Plan, n *topology.Node) rtnl.Vxlan {
+	b := p.Network.Backend
 	return rtnl.Vxlan{VNI: b.VNI, Port: b.Port, Local: n.PublicIP(), Dev: uplinkIndex, Learning: b.Learning, ZeroChecksum: true}
 }
 
 func (l *Lab) wirePod(b *rtnl.Batch, p *topology.Pod) {
-	gateway := l.plan.Node(p.Node).Gateway().Addr()
 	b.SetLink(rtnl.Link{Index: podIndex, Up: true})
-	b.AddAddr(podIndex, p.Address)
-	b.AddRoute(rtnl.Route{Via: gateway, Dev: podIndex})
-	b.AddRoute(rtnl.Route{Dst: l.plan.Network.Network, Via: gateway, Dev: podIndex})
+	for _, plan := range l.families() {
+		gateway := plan.Node(p.Node).Gateway().Addr()
+		b.AddAddr(podIndex, plan.Pod(p.Name).Address)
+		b.AddRoute(rtnl.Route{Via: gateway, Dev: podIndex})
+		b.AddRoute(rtnl.Route{Dst: plan.Network.Network, Via: gateway, Dev: podIndex})
+	}
 }
 
 func writeSubnetEnv(p *topology.Plan, n *topology.Node) error {

@@ -13,8 +13,8 @@ import (
 
 // Plan returns a plan of the default lab's shape: a master and workers, pods
 // on each node, one underlay segment whose links have the MTU in bytes. Its
-// backend is vxlan; a test may make it vxlan with DirectRouting, host-gw or
-// alloc.
+// backend is vxlan; a test may make it vxlan with DirectRouting, host-gw, udp,
+// ipip, wireguard or alloc.
 func Plan(nodes, pods, mtu int) *topology.Plan {
 	p := &topology.Plan{
 		APIVersion: "overlab/v1alpha1", Name: "labtest", Provider: "labtest", IPv6: topology.IPv6Off,
@@ -55,6 +55,26 @@ func Plan(nodes, pods, mtu int) *topology.Plan {
 				MAC:           topology.DeriveMAC(pod, "eth0"),
 				HostInterface: fmt.Sprintf("veth%08x", i<<8|j),
 			})
+		}
+	}
+	return p
+}
+
+// DualPlan is Plan with IPv6 besides: fd00:10:244:N::/64 for the pods of the
+// N-th node, and fd00:172:16:1::/64 for the underlay.
+func DualPlan(nodes, pods, mtu int) *topology.Plan {
+	p := Plan(nodes, pods, mtu)
+	p.IPv6 = topology.IPv6Dual
+	c := &p.Network
+	c.EnableIPv6, c.IPv6Network, c.IPv6SubnetLen = true, netip.MustParsePrefix("fd00:10:244::/48"), 64
+	c.IPv6SubnetMin, c.IPv6SubnetMax = netip.MustParseAddr("fd00:10:244::"), netip.MustParseAddr("fd00:10:244:ffff::")
+	p.Segments[0].CIDR6 = netip.MustParsePrefix("fd00:172:16:1::/64")
+	for i := range p.Nodes {
+		n := &p.Nodes[i]
+		n.PodCIDR6 = netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%x::/64", i))
+		n.Interfaces[0].Address6 = netip.MustParsePrefix(fmt.Sprintf("fd00:172:16:1::%x/64", 8+i))
+		for j := range pods {
+			p.Pods[i*pods+j].Address6 = netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%x::%x/64", i, 2+j))
 		}
 	}
 	return p

@@ -73,10 +73,15 @@ func storeConfig(dir, endpoint string) (*embed.Config, error) {
 // PutLease writes a node's lease with the given VTEP MAC.
 func (l *Lab) PutLease(ctx context.Context, node string, mac topology.MAC) error {
 	n := l.plan.Node(node)
-	value, err := json.Marshal(map[string]any{
+	fields := map[string]any{
 		"PublicIP": n.PublicIP(), "PublicIPv6": nil, "BackendType": l.plan.Network.Backend.Type,
 		"BackendData": map[string]any{"VNI": l.plan.Network.Backend.VNI, "VtepMAC": mac},
-	})
+	}
+	if l.plan.Network.EnableIPv6 {
+		fields["PublicIPv6"] = n.PublicIP6()
+		fields["BackendV6Data"] = map[string]any{"VNI": l.plan.Network.Backend.VNI, "VtepMAC": vtepMAC(l.plan.Over6(), n)}
+	}
+	value, err := json.Marshal(fields)
 	if err != nil {
 		return err
 	}
@@ -95,7 +100,11 @@ func (l *Lab) DeleteLease(ctx context.Context, node string) error {
 }
 
 func (l *Lab) leaseKey(n *topology.Node) string {
-	return l.plan.Store.Prefix + "/subnets/" + strings.ReplaceAll(n.PodCIDR.String(), "/", "-")
+	key := n.PodCIDR.String()
+	if n.PodCIDR6.IsValid() {
+		key += "&" + n.PodCIDR6.String()
+	}
+	return l.plan.Store.Prefix + "/subnets/" + strings.ReplaceAll(key, "/", "-")
 }
 
 func (l *Lab) store(ctx context.Context, do func(context.Context, *clientv3.Client) error) error {

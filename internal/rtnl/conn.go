@@ -20,8 +20,8 @@ import (
 // it.
 const maxBatch = 200
 
-// A Conn is an rtnetlink socket in the network namespace of the thread that
-// opened it. It is not safe for concurrent use.
+// A Conn is an rtnetlink socket, or one of XFRM, in the network namespace of
+// the thread that opened it. It is not safe for concurrent use.
 type Conn struct {
 	fd  int
 	seq uint32
@@ -29,10 +29,16 @@ type Conn struct {
 }
 
 // Dial opens a socket in the calling thread's network namespace.
-func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func Dial() (*Conn, error) { return dial(unix.NETLINK_ROUTE, "rtnetlink") }
+
+// DialXFRM opens a socket for the IPsec messages, in the calling thread's
+// network namespace.
+func DialXFRM() (*Conn, error) { return dial(unix.NETLINK_XFRM, "XFRM netlink") }
+
+func dial(protocol int, what string) (*Conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
+		return nil, fmt.Errorf("open %s socket: %w", what, err)
 	}
 	// Short acknowledgements with the kernel's own words; kernels without
 	// either option (before 4.12) still answer with the error number.

@@ -75,12 +75,17 @@ type Route struct {
 	Metric int
 	// TOS is the type of service that the route is limited to; 0 is none.
 	TOS uint8
+	// Blackhole drops the packets; such a route has no next hop and no Dev.
+	Blackhole bool
 }
 
 func (r Route) String() string {
 	s := "default"
 	if r.Dst.IsValid() && r.Dst.Bits() > 0 {
 		s = r.Dst.String()
+	}
+	if r.Blackhole {
+		s = "blackhole " + s
 	}
 	if r.Via.IsValid() {
 		s += " via " + r.Via.String()
@@ -122,6 +127,9 @@ func (b *Batch) route(typ, flags uint16, r Route, verb string) {
 	h[5] = r.Protocol
 	h[6] = unix.RT_SCOPE_UNIVERSE
 	h[7] = unix.RTN_UNICAST
+	if r.Blackhole {
+		h[7] = unix.RTN_BLACKHOLE
+	}
 	if r.Protocol == 0 {
 		h[5] = unix.RTPROT_BOOT
 	}

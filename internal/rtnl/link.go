@@ -195,6 +195,16 @@ func (b *Batch) AddIPIP(l Link, local netip.Addr) {
 // as "wireguard", whose keys and peers are set by other means.
 func (b *Batch) AddKind(l Link, kind string) { b.addLink(l, kind, nil) }
 
+// TryKind asks for a link of a kind without a queue to send from, which no
+// kernel makes. EOPNOTSUPP then says that the kernel knows no such kind, and any
+// other error that it does.
+func (b *Batch) TryKind(kind string) {
+	b.begin(unix.RTM_NEWLINK, exclusiveCreation, Link{}.header(), func() string { return "link try type " + kind })
+	b.attr32(unix.IFLA_NUM_TX_QUEUES, 0)
+	b.nest(unix.IFLA_LINKINFO, func() { b.attrString(unix.IFLA_INFO_KIND, kind) })
+	b.end()
+}
+
 // SetLink changes the fields of l that are set; Index chooses the link, and
 // Name only names it in errors. Up brings it up, and nothing takes it down.
 func (b *Batch) SetLink(l Link) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,11 +25,20 @@ type Listener struct {
 // Listen subscribes to multicast groups (RTNLGRP_*) in the calling thread's
 // network namespace.
 func Listen(groups ...int) (*Listener, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	return listen(unix.NETLINK_ROUTE, "rtnetlink", groups)
+}
+
+// ListenXFRM subscribes to changes of IPsec's states and policies, likewise.
+func ListenXFRM() (*Listener, error) {
+	return listen(unix.NETLINK_XFRM, "XFRM netlink", []int{nl.XFRMNLGRP_SA, nl.XFRMNLGRP_POLICY})
+}
+
+func listen(protocol int, what string, groups []int) (*Listener, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
+		return nil, fmt.Errorf("open %s socket: %w", what, err)
 	}
-	l := &Listener{file: os.NewFile(uintptr(fd), "rtnetlink"), buf: make([]byte, 64<<10)}
+	l := &Listener{file: os.NewFile(uintptr(fd), what), buf: make([]byte, 64<<10)}
 	// A larger buffer loses less; only root of the machine may have it.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
 	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
@@ -41,7 +51,7 @@ func Listen(groups ...int) (*Listener, error) {
 		l.raw, err = l.file.SyscallConn()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("subscribe to rtnetlink: %w", err), l.file.Close())
+		return nil, errors.Join(fmt.Errorf("subscribe to %s: %w", what, err), l.file.Close())
 	}
 	return l, nil
 }

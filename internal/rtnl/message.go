@@ -327,6 +327,7 @@ func (m Message) Route() (RouteState, error) {
 	r.Protocol, r.TOS = h[5], h[3]
 	r.Onlink = binary.NativeEndian.Uint32(h[8:])&unix.RTNH_F_ONLINK != 0
 	r.LinkScope = r.Scope == unix.RT_SCOPE_LINK
+	r.Blackhole = r.Type == unix.RTN_BLACKHOLE
 	dst := netip.IPv4Unspecified()
 	if h[0] == unix.AF_INET6 {
 		dst = netip.IPv6Unspecified()

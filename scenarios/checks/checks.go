@@ -5,6 +5,7 @@ package checks
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/overlab/overlab/harness/suite"
@@ -22,7 +23,9 @@ const (
 const (
 	model     = "model"
 	vxlan     = "vxlan"
+	udp       = "udp"
 	ipip      = "ipip"
+	ipsec     = "ipsec"
 	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
@@ -32,29 +35,45 @@ const (
 	cniProfile = "cni"
 	// security is that of what must not pass.
 	security = "security"
+	// dualStack is that of overlays that carry IPv6 too.
+	dualStack = "dual-stack"
 	// resilience is that of what an overlay must survive.
 	resilience = "resilience"
 )
 
 // All returns the catalogue in its order.
 func All() []suite.Check {
+	of4 := slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks())
 	return slices.Concat(
-		modelChecks(), hostChecks(),
-		ttlChecks(), datapathChecks(),
-		controlChecks(), leaseChecks(),
-		wireChecks(), portChecks(), outerChecks(), leakChecks(),
-		mtuChecks(), pathMTUChecks(),
+		of4, hostChecks(), leaseChecks(),
+		portChecks(), outerChecks(), leakChecks(), pathMTUChecks(),
 		natChecks(), []suite.Check{forwardCheck()},
-		backendChecks(), securityChecks(), cniChecks(), performanceChecks(),
+		securityChecks(), cniChecks(), performanceChecks(),
 		resilienceChecks(),
+		overlayMTU6(), overIPv6(of4),
 	)
 }
 
 // bridge is the name that flannel's CNI configuration gives the pods' bridge.
 const bridge = "cni0"
 
-// vtep returns the name of the overlay's VXLAN device, as flannel names it.
-func vtep(p *topology.Plan) string { return fmt.Sprintf("flannel.%d", p.Network.Backend.VNI) }
+// vtep returns the name of the overlay's VXLAN device of the plan's family, as
+// flannel names it.
+func vtep(p *topology.Plan) string {
+	if p.Is6() {
+		return fmt.Sprintf("flannel-v6.%d", p.Network.Backend.VNI)
+	}
+	return fmt.Sprintf("flannel.%d", p.Network.Backend.VNI)
+}
+
+// single is an address with the prefix length of its family.
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// sameFamily reports whether an address is of the plan's family, and one that
+// people gave: the kernel gives link-local ones itself.
+func sameFamily(p *topology.Plan, a netip.Addr) bool {
+	return a.Is6() == p.Is6() && !a.IsLinkLocalUnicast() && !a.IsMulticast()
+}
 
 // nodesWithPods returns the nodes on which a pod runs: before its first pod a
 // node has no cni0.

@@ -96,7 +96,7 @@ func neighbours(env *suite.Env, m mesh) (good int, example string) {
 		}
 	}
 	for _, have := range m.state.NeighboursOn(dev) {
-		if have.State == "PERMANENT" && have.IP.Is4() && !m.isPeer(have) {
+		if have.State == "PERMANENT" && sameFamily(m.plan, have.IP) && !m.isPeer(have) {
 			env.Fail(m.node.Name, "no PERMANENT neighbour but the peers'", have.String())
 		}
 	}
@@ -144,8 +144,8 @@ func routes(env *suite.Env, m mesh) (good int, example string) {
 		}
 	}
 	for _, have := range m.state.Routes {
-		if !have.Dst.Addr().Is4() {
-			continue // a link-local route comes with IPv6 itself
+		if !sameFamily(m.plan, have.Dst.Addr()) {
+			continue
 		}
 		overlay := have.Dev == dev || have.Dst.Bits() >= m.plan.Network.Network.Bits() && m.plan.Network.Network.Contains(have.Dst.Addr())
 		if overlay && !m.isOwn(have) && !m.isPeerRoute(have) {
@@ -155,7 +155,12 @@ func routes(env *suite.Env, m mesh) (good int, example string) {
 	return good, example
 }
 
-func (m mesh) isOwn(r probe.Route) bool { return r.Dst == m.node.PodCIDR.Masked() && r.Dev == bridge }
+// isOwn reports whether a route is the node's to its own pods, or that which
+// comes with an IPv6 address of the VTEP.
+func (m mesh) isOwn(r probe.Route) bool {
+	own := m.node.PodCIDR.Masked()
+	return r.Dst == own && r.Dev == bridge || m.plan.Is6() && r.Dst == single(own.Addr()) && r.Dev == vtep(m.plan) && r.Protocol == "kernel"
+}
 
 func (m mesh) isPeerRoute(r probe.Route) bool {
 	for _, p := range m.peers {

@@ -57,13 +57,13 @@ func bridges(ctx context.Context, env *suite.Env) error {
 		}
 		if first == nil {
 			first = l
-			env.Evidence("%s, on %s: %s, mtu %d", count(len(nodes), "bridge"), n.Name, strings.Trim(fmt.Sprint(l.IPv4()), "[]"), l.MTU)
+			env.Evidence("%s, on %s: %s, mtu %d", count(len(nodes), "bridge"), n.Name, strings.Trim(fmt.Sprint(l.AddressesLike(n.Gateway().Addr())), "[]"), l.MTU)
 		}
 		if l.Kind != "bridge" {
 			env.Fail(where, "a bridge", "a link of kind "+l.Kind)
 		}
 		env.Expect(where, l, match.BeUp())
-		env.Expect(where, l, match.HaveIPv4(n.Gateway()))
+		env.Expect(where, l, match.HaveAddress(n.Gateway()))
 		env.Expect(where, l, match.HaveMTU(plan.OverlayMTU(n)))
 	}
 	return nil
@@ -126,7 +126,7 @@ func podRoutes(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
-	anywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	anywhere := netip.PrefixFrom(plan.Network.Network.Addr(), 0).Masked()
 	good := 0
 	for _, pod := range plan.Pods {
 		via := plan.Node(pod.Node).Gateway().Addr()
@@ -169,7 +169,7 @@ func vteps(ctx context.Context, env *suite.Env) error {
 			env.Fail(where, "no group", "group "+v.Group.String())
 		}
 		env.Expect(where, l, match.HaveMTU(plan.OverlayMTU(n)))
-		env.Expect(where, l, match.HaveOnlyIPv4(netip.PrefixFrom(n.PodCIDR.Masked().Addr(), 32)))
+		env.Expect(where, l, match.HaveOnlyAddress(single(n.PodCIDR.Masked().Addr())))
 	}
 	return nil
 }

@@ -26,16 +26,19 @@ import (
 type fault struct {
 	name  string
 	check string
-	// backend is that of the lab, where it is not vxlan.
+	// backend is that of the lab, where it is not vxlan. The lab is dual stack
+	// for a check of IPv6.
 	backend topology.Backend
 	// setup makes a lab that passes of one that does not; brk and mend break the
 	// lab and repair it.
 	setup, brk, mend []string
-	// rewire, where set, breaks the VXLAN device of node-1; it is mended by
-	// making it anew.
+	// rewire, where set, breaks the VXLAN device of node-1, that of IPv6 for a
+	// check of IPv6; it is mended by making it anew.
 	rewire func(*rtnl.Vxlan)
 	// plan changes the lab's plan before it is built.
 	plan func(*topology.Plan)
+	// both says of a fault of IPv6 that IPv4 suffers too.
+	both bool
 	// want is what the check's findings must say.
 	want string
 }
@@ -94,6 +97,98 @@ func wireguardFaults() []fault {
 			brk:  []string{"node-1: ip route del 10.244.0.0/16"},
 			mend: []string{"node-1: ip route add 10.244.0.0/16 dev flannel-wg"},
 			want: "node-1: expected route 10.244.0.0/16 dev flannel-wg, seen no route to 10.244.0.0/16",
+		},
+	}
+}
+
+// udpFaults are those of a lab with proxies.
+func udpFaults() []fault {
+	udp := topology.Backend{Type: "udp", Port: 8285}
+	return []fault{
+		{
+			name: "packets go bare", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: ip route add 10.244.2.0/24 via 172.16.1.10 dev ens3"},
+			mend: []string{"node-1: ip route del 10.244.2.0/24"},
+			want: "node-1:ens3: echo request of node-1-pod-1 > 10.244.2.2: expected IPv4 in UDP 172.16.1.9.8285 > 172.16.1.10.8285, seen bare ICMP 10.244.1.2 > 10.244.2.2, ttl 63",
+		},
+		{
+			name: "another port", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("output"), "node-1: nft add rule ip t c udp dport 8285 udp dport set 8286"},
+			mend: []string{"node-1: " + noTable},
+			want: "expected IPv4 in UDP 172.16.1.9.8285 > 172.16.1.10.8285, seen IPv4 in UDP 172.16.1.9.8285 > 172.16.1.10.8286",
+		},
+		{
+			name: "an extra hop on the way to the proxy", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c oifname flannel0 ip ttl set 62"},
+			mend: []string{"node-1: " + noTable},
+			want: "node-1:ens3: echo request of node-1-pod-1 > 10.244.2.2: expected inner ttl 62, seen inner ttl 61",
+		},
+		{
+			name: "the device has the underlay's MTU", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: ip link set flannel0 mtu 1500"},
+			mend: []string{"node-1: ip link set flannel0 mtu 1472"},
+			want: "node-1 flannel0: expected mtu 1472, seen flannel0 has mtu 1500",
+		},
+		{
+			name: "the route is missing", check: "BE-02", backend: udp,
+			brk:  []string{"node-1: ip route del 10.244.0.0/16"},
+			mend: []string{"node-1: ip route add 10.244.0.0/16 dev flannel0 scope global"},
+			want: "node-1: expected route 10.244.0.0/16 dev flannel0, seen no route to 10.244.0.0/16",
+		},
+		{
+			name: "an extra hop", check: "TTL-04", backend: udp,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c oifname flannel0 ip ttl set 62"},
+			mend: []string{"node-1: " + noTable},
+			want: "node-1-pod-2 (node-1) 10.244.1.3: expected a reply with ttl=60, seen ttl=59",
+		},
+		{
+			name: "a device with vxlan's MTU", check: "MTU-01", backend: udp,
+			brk:  []string{"node-1: ip link set flannel0 mtu 1450"},
+			mend: []string{"node-1: ip link set flannel0 mtu 1472"},
+			want: "1472 bytes with DF: expected a reply, seen ICMP 3/4 fragmentation needed, mtu 1450, from 10.244.1.1",
+		},
+		{
+			name: "a pod with the underlay's MTU", check: "MTU-02", backend: udp,
+			brk:  []string{"node-1-pod-1: ip link set eth0 mtu 1500"},
+			mend: []string{"node-1-pod-1: ip link set eth0 mtu 1472"},
+			want: "1473 bytes with DF: expected EMSGSIZE, mtu 1472, seen ICMP 3/4 fragmentation needed, mtu 1472, from 10.244.1.1",
+		},
+	}
+}
+
+// ipipFaults are those of a lab with IP in IP.
+func ipipFaults() []fault {
+	ipip := topology.Backend{Type: "ipip"}
+	bare := []string{"node-1: ip route replace 10.244.2.0/24 via 172.16.1.10 dev ens3"}
+	tunnelled := []string{"node-1: ip route replace 10.244.2.0/24 via 172.16.1.10 dev flannel.ipip onlink"}
+	return []fault{
+		{
+			name: "packets go bare", check: "BE-03", backend: ipip, brk: bare, mend: tunnelled,
+			want: "node-1:ens3: echo request of node-1-pod-1 > 10.244.2.2: expected IP in IP 172.16.1.9 > 172.16.1.10, seen bare ICMP 10.244.1.2 > 10.244.2.2, ttl 63",
+		},
+		{
+			name: "a TTL of its own", check: "BE-03", backend: ipip,
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("output"), "node-1: nft add rule ip t c ip protocol 4 ip ttl set 64"},
+			mend: []string{"node-1: " + noTable},
+			want: "expected outer ttl 63, seen outer ttl 64",
+		},
+		{
+			name: "the device has the underlay's MTU", check: "BE-03", backend: ipip,
+			brk:  []string{"node-1: ip link set flannel.ipip mtu 1500"},
+			mend: []string{"node-1: ip link set flannel.ipip mtu 1480"},
+			want: "node-1 flannel.ipip: expected mtu 1480, seen flannel.ipip has mtu 1500",
+		},
+		{
+			name: "a device with vxlan's MTU", check: "MTU-01", backend: ipip,
+			brk:  []string{"node-1: ip link set flannel.ipip mtu 1450"},
+			mend: []string{"node-1: ip link set flannel.ipip mtu 1480"},
+			want: "1480 bytes with DF: expected a reply, seen ICMP 3/4 fragmentation needed, mtu 1450, from 10.244.1.1",
+		},
+		{
+			name: "a pod with the underlay's MTU", check: "MTU-02", backend: ipip,
+			brk:  []string{"node-1-pod-1: ip link set eth0 mtu 1500"},
+			mend: []string{"node-1-pod-1: ip link set eth0 mtu 1480"},
+			want: "1481 bytes with DF: expected EMSGSIZE, mtu 1480, seen ICMP 3/4 fragmentation needed, mtu 1480, from 10.244.1.1",
 		},
 	}
 }
@@ -157,7 +252,8 @@ func backendFaults() []fault {
 }
 
 func faults() []fault {
-	return slices.Concat(wireguardFaults(), backendFaults(), hostFaults(), outerFaults(), securityFaults(), natFaults(), pathFaults(), []fault{
+	return append(slices.Concat(wireguardFaults(), udpFaults(), ipipFaults(), backendFaults(), dualFaults(),
+		hostFaults(), outerFaults(), securityFaults(), natFaults(), pathFaults()), []fault{
 		{
 			name: "a node's output changes the TTL", check: "TTL-01",
 			brk:  []string{"node-1-pod-2: " + table, "node-1-pod-2: " + filterChain("output"), "node-1-pod-2: nft add rule ip t c ip ttl set 60"},
@@ -469,7 +565,7 @@ func faults() []fault {
 			mend: []string{"node-1: " + noTable},
 			want: "expected outer ttl 64, seen outer ttl 5",
 		},
-	})
+	}...)
 }
 
 // quick makes unanswered pings give up soon.
@@ -483,7 +579,11 @@ func TestEveryFaultIsFound(t *testing.T) {
 	for _, f := range faults() {
 		t.Run(f.check+" "+f.name, func(t *testing.T) {
 			t.Parallel() // each has a lab of its own, and mostly waits
+			twin, again := strings.CutPrefix(f.check, "DS-01/")
 			plan := labtest.Plan(3, 2, 1500)
+			if again || f.check == "MTU-07" {
+				plan = labtest.DualPlan(3, 2, 1500)
+			}
 			if f.backend.Type != "" {
 				plan.Network.Backend = f.backend
 			}
@@ -491,6 +591,10 @@ func TestEveryFaultIsFound(t *testing.T) {
 				f.plan(plan)
 			}
 			lab := labtest.Up(t, plan)
+			rewire := lab.Rewire
+			if plan.Network.EnableIPv6 {
+				rewire = lab.Rewire6
+			}
 			expect := func(when string, v suite.Verdict) string {
 				t.Helper()
 				o := quick()
@@ -505,7 +609,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 				for _, c := range commands {
 					ns, cmd, _ := strings.Cut(c, ": ")
 					if cmd == "rewire" {
-						lab.Rewire(t, ns)
+						rewire(t, ns)
 					} else {
 						lab.Exec(t, ns, strings.Split(cmd, " ")...)
 					}
@@ -514,14 +618,19 @@ func TestEveryFaultIsFound(t *testing.T) {
 			do(f.setup)
 			expect("before the fault", suite.Pass)
 			if f.rewire != nil {
-				lab.Rewire(t, "node-1", f.rewire)
+				rewire(t, "node-1", f.rewire)
 			}
 			do(f.brk)
 			if got := expect("with the fault", suite.Fail); !strings.Contains(got, f.want) {
 				t.Errorf("the findings do not say %q:\n%s", f.want, got)
 			}
+			if again && !f.both {
+				if r := run(t, lab, quick(), twin); r.Results[0].Verdict != suite.Pass {
+					t.Errorf("IPv4 suffers too: %s", text(r.Results[0]))
+				}
+			}
 			if f.rewire != nil {
-				lab.Rewire(t, "node-1")
+				rewire(t, "node-1")
 			}
 			do(f.mend)
 			expect("after the repair", suite.Pass)
@@ -535,7 +644,8 @@ func TestEveryCheckIsProven(t *testing.T) {
 		"DP-05": true, // TestVtepMAC
 		"SE-04": true, // it judges nothing: TestReservedBits
 		"CP-06": true, // TestLeases
-		"BE-03": true, // TestIPIPPackets, as few kernels make the tunnel
+		"BE-05": true, // TestCleartextIsNoIPsec, as few kernels encrypt
+		"NM-07": true, // TestNodePorts
 	}
 	for _, f := range pluginFaults() { // TestPluginFaults
 		proven[f.check] = true

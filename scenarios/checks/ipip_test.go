@@ -25,8 +25,8 @@ func (f *findings) Expect(_ string, actual any, m types.GomegaMatcher) bool {
 	return ok && err == nil
 }
 
-// TestIPIPPackets is the proof of BE-03 where the kernel makes no tunnel: the
-// packets are written down. An echo request of 10.244.1.2 to 10.244.2.2, in IP
+// TestIPIPPackets shows BE-03 packets that no lab makes. They are written down:
+// an echo request of 10.244.1.2 to 10.244.2.2, in IP
 // from node-1 to node-2.
 func TestIPIPPackets(t *testing.T) {
 	plan := labtest.Plan(3, 2, 1500)

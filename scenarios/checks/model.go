@@ -29,6 +29,12 @@ func modelChecks() []suite.Check {
 				return echoPairs(ctx, env, env.CrossNodePairs())
 			},
 		},
+		{
+			ID: "NM-07", Title: "ports of nodes lead to their pods, also from the pod",
+			Source: fromFlannel, Profiles: []string{model},
+			Needs: []suite.Feature{suite.IPv4, suite.PodPorts},
+			Run:   nodePorts,
+		},
 	}
 }
 

@@ -19,7 +19,7 @@ func ttlChecks() []suite.Check {
 		{
 			ID: "TTL-01", Title: "a pod's ping on the same node is answered with TTL 64",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.SameNodePods, suite.KernelDatapath},
+			Needs: []suite.Feature{suite.IPv4, suite.SameNodePods},
 			Run: func(ctx context.Context, env *suite.Env) error {
 				return pingPairs(ctx, env, env.SameNodePairs(), initialTTL)
 			},
@@ -28,7 +28,9 @@ func ttlChecks() []suite.Check {
 			ID: "TTL-02", Title: "a pod's ping to a remote node's cni0 returns TTL 63",
 			Source: fromSeeds, Profiles: []string{model},
 			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects, suite.KernelDatapath},
-			Run:   pingRemoteBridges,
+			Run: func(ctx context.Context, env *suite.Env) error {
+				return pingRemoteBridges(ctx, env, initialTTL-1)
+			},
 		},
 		{
 			ID: "TTL-03", Title: "a pod's ping to a pod on another node returns TTL 62",
@@ -36,6 +38,17 @@ func ttlChecks() []suite.Check {
 			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects, suite.KernelDatapath},
 			Run: func(ctx context.Context, env *suite.Env) error {
 				return pingPairs(ctx, env, env.CrossNodePairs(), initialTTL-2)
+			},
+		},
+		{
+			ID: "TTL-04", Title: "through udp's two proxies it is TTL 61 and 60",
+			Source: fromFlannel, Profiles: []string{udp},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.UDP},
+			Run: func(ctx context.Context, env *suite.Env) error {
+				if err := pingRemoteBridges(ctx, env, initialTTL-3); err != nil {
+					return err
+				}
+				return pingPairs(ctx, env, env.CrossNodePairs(), initialTTL-4)
 			},
 		},
 	}
@@ -59,7 +72,7 @@ func pingPairs(ctx context.Context, env *suite.Env, pairs suite.Pairs, ttl int) 
 
 // pingRemoteBridges pings each node's cni0 from one pod of every other node;
 // a node's pods take turns.
-func pingRemoteBridges(ctx context.Context, env *suite.Env) error {
+func pingRemoteBridges(ctx context.Context, env *suite.Env, ttl int) error {
 	plan := env.Plan()
 	nodes := nodesWithPods(plan)
 	var pings []suite.Ping
@@ -80,7 +93,7 @@ func pingRemoteBridges(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	for i, pong := range pongs {
-		env.Expect(where[i], pong, match.HaveTTL(initialTTL-1))
+		env.Expect(where[i], pong, match.HaveTTL(ttl))
 	}
 	env.Evidence("%s, %s", count(len(pings), "pair"), summary(pongs))
 	return nil

@@ -54,15 +54,17 @@ func wireChecks() []suite.Check {
 	}
 }
 
-// exchangesOnUnderlay is what the checks on the wire share.
-const exchangesOnUnderlay = "exchanges on the underlay"
+// exchangesOnUnderlay names what the checks on the wire of one family share.
+func exchangesOnUnderlay(plan *topology.Plan) string {
+	return fmt.Sprintf("exchanges on the underlay of %s", plan.Network.Network)
+}
 
 // wireCheck judges every packet that the exchanges have put on the underlay
 // and shows one of them; absence judges those that should have been there and
 // were not.
 func wireCheck(judge func(*suite.Env, packet), show func(packet) string, absence func(*suite.Env, []packet) error) func(context.Context, *suite.Env) error {
 	return func(ctx context.Context, env *suite.Env) error {
-		x, err := suite.Shared(env, exchangesOnUnderlay, func(ctx context.Context) (*exchanges, error) {
+		x, err := suite.Shared(env, exchangesOnUnderlay(env.Plan()), func(ctx context.Context) (*exchanges, error) {
 			return exchange(ctx, env, ringOfFlows(env.Plan()))
 		})
 		if err != nil {
@@ -148,8 +150,7 @@ func exchange(ctx context.Context, env *suite.Env, flows []flow) (*exchanges, er
 	points := map[string]suite.Point{}
 	var list []suite.Point
 	for _, n := range nodesWithPods(plan) {
-		// Everything that could carry the ping, on any port or bare.
-		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: filter.UDP().Or(filter.ICMP()).Or(filter.Protocol(protoIPIP))}
+		points[n.Name] = suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: carriers(plan)}
 		list = append(list, points[n.Name])
 	}
 	pings := make([]suite.Ping, len(flows))
@@ -191,6 +192,16 @@ func exchange(ctx context.Context, env *suite.Env, flows []flow) (*exchanges, er
 	return x, nil
 }
 
+// carriers is everything that could carry the family's pings, on any port or
+// bare.
+func carriers(plan *topology.Plan) filter.Filter {
+	all := filter.UDP().Or(filter.Protocol(protoIPIP))
+	if plan.Is6() {
+		return all.Or(filter.UDP6()).Or(filter.ICMPv6())
+	}
+	return all.Or(filter.ICMP())
+}
+
 // ringOfFlows has, for each node with pods, one flow from its first pod and
 // one from the node itself, to the first pod of the next.
 func ringOfFlows(plan *topology.Plan) []flow {
@@ -221,7 +232,7 @@ func (x *exchanges) add(p packet, due bool) {
 		// its own fault.
 		outer := f.Decode(0)
 		d := f.Decode(outer.UDP.Dst)
-		if isReply := d.Innermost().ICMP.Type == 0; isReply == p.reply && d.Innermost().Has(capture.LayerICMP) {
+		if in := d.Innermost(); in.IsICMP() && in.IsEchoReply() == p.reply {
 			p.frame, p.decoded = f, d
 			x.packets = append(x.packets, p)
 			return

@@ -102,7 +102,7 @@ func describe(env *suite.Env, f capture.Frame) string {
 }
 
 func noARP(ctx context.Context, env *suite.Env) error {
-	x, err := suite.Shared(env, exchangesOnUnderlay, func(ctx context.Context) (*exchanges, error) {
+	x, err := suite.Shared(env, exchangesOnUnderlay(env.Plan()), func(ctx context.Context) (*exchanges, error) {
 		return exchange(ctx, env, ringOfFlows(env.Plan()))
 	})
 	if err != nil {

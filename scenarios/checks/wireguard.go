@@ -60,7 +60,7 @@ func expectSecret(env *suite.Env, n *topology.Node, s *probe.State) {
 	}
 	env.Expect(where, l, match.BeUp())
 	env.Expect(where, l, match.HaveMTU(env.Plan().OverlayMTU(n)))
-	env.Expect(where, l, match.HaveOnlyIPv4(netip.PrefixFrom(n.PodCIDR.Masked().Addr(), 32)))
+	env.Expect(where, l, match.HaveOnlyAddress(single(n.PodCIDR.Masked().Addr())))
 	env.Expect(n.Name, s, match.HaveRoute(probe.Route{Dst: env.Plan().Network.Network.Masked(), Dev: secret}))
 }
 

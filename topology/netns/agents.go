@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +29,16 @@ const healthzPort = 8471
 const (
 	restartFirst = 50 * time.Millisecond
 	restartMost  = 5 * time.Second
+)
+
+// keptExits is how many ends of an agent are told of.
+const keptExits = 3
+
+// States of an agent.
+const (
+	stateRunning    = "running"
+	stateRestarting = "restarting"
+	stateEnded      = "ended"
 )
 
 // agentArgs are the arguments of a node's agent. They are flanneld's, so that
@@ -84,7 +96,7 @@ func newAgent(p *topology.Plan, n *topology.Node, s *space, procs *processes, bu
 		node: n.Name, argv: agentCommand(p, n, bundled), lab: p.Name,
 		log: filepath.Join(logsFolder, "agent-"+n.Name+".log"), space: s, procs: procs, onExit: onExit,
 	}
-	a.status = topology.AgentStatus{Node: n.Name, Command: a.argv, Log: a.log}
+	a.status = topology.AgentStatus{Node: n.Name, Command: a.argv, Restart: n.Agent.Restart, Log: a.log}
 	return a
 }
 
@@ -124,22 +136,22 @@ func (a *agent) launch() (*child, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.status.PID, a.status.Started = c.pid, time.Now()
+	a.status.PID, a.status.Started, a.status.State = c.pid, time.Now(), stateRunning
 	return c, nil
 }
 
-// keep waits for the agent to end and starts it again.
+// keep waits for the agent to end and starts it again, as its policy says.
 func (a *agent) keep(c *child) {
 	wait := restartFirst
 	for {
 		began := time.Now()
-		how := describeExit(<-c.exited)
-		a.mu.Lock()
-		a.status.PID, a.status.LastExit = 0, how
-		asked, held := a.asked, a.held
-		a.asked = false
-		a.mu.Unlock()
+		exit := <-c.exited
+		how := describeExit(exit)
+		again, asked, held := a.noteExit(exit, time.Since(began))
 		a.onExit(a, how)
+		if !again {
+			return
+		}
 		if asked || time.Since(began) > restartMost {
 			wait = restartFirst // it did not crash, or ran well for a while
 		}
@@ -157,11 +169,48 @@ func (a *agent) keep(c *child) {
 				break
 			}
 			asked = false
+			a.mu.Lock()
+			a.addExit(err.Error(), 0)
+			a.mu.Unlock()
 		}
 		a.mu.Lock()
 		a.status.Restarts++
 		a.mu.Unlock()
 	}
+}
+
+// noteExit records how the process ended. again says whether it is to be
+// started again, asked whether somebody asked for that, and held, if set, is
+// closed when it may be.
+func (a *agent) noteExit(exit syscall.WaitStatus, ran time.Duration) (again, asked bool, held chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	asked, held, a.asked = a.asked, a.held, false
+	again = asked || restarts(a.status.Restart, exit)
+	a.status.PID, a.status.State = 0, stateEnded
+	if again {
+		a.status.State = stateRestarting
+	}
+	a.addExit(describeExit(exit), ran)
+	return again, asked, held
+}
+
+// addExit records an end; the caller holds the lock.
+func (a *agent) addExit(how string, ran time.Duration) {
+	exits := append(slices.Clone(a.status.Exits), topology.AgentExit{Time: time.Now(), Ran: ran, How: how})
+	a.status.Exits = exits[max(0, len(exits)-keptExits):]
+	a.status.LastExit = how
+}
+
+// restarts reports whether a process that ended so is started again.
+func restarts(p topology.RestartPolicy, exit syscall.WaitStatus) bool {
+	switch p {
+	case topology.RestartNever:
+		return false
+	case topology.RestartOnFailure:
+		return exit.Signaled() || exit.ExitStatus() != 0
+	}
+	return true
 }
 
 // Status describes the agent now.
@@ -266,10 +315,43 @@ func (a *agent) ready(ctx context.Context) (ready, answered bool) {
 
 // logTail returns the last lines that the agent printed, for an error.
 func (a *agent) logTail() string {
-	b, err := os.ReadFile(a.log)
-	if err != nil || len(b) == 0 {
+	lines := lastLines(a.log)
+	if len(lines) == 0 {
 		return "it printed nothing"
 	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return "it printed:\n    " + strings.Join(lines[max(0, len(lines)-5):], "\n    ")
+	return "it printed:\n    " + strings.Join(lines, "\n    ")
+}
+
+// Of what an agent printed, an error and a status show the last few lines, which
+// are at the end of the log.
+const (
+	shownLines = 5
+	shownBytes = 4 << 10
+)
+
+// lastLines returns the last lines of a file; none where it cannot be read.
+func lastLines(path string) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	from := max(0, st.Size()-shownBytes)
+	b, err := io.ReadAll(io.NewSectionReader(f, from, shownBytes))
+	if err != nil {
+		return nil
+	}
+	text := string(b)
+	if from > 0 { // the first line is not whole
+		_, text, _ = strings.Cut(text, "\n")
+	}
+	if text = strings.TrimSpace(text); text == "" {
+		return nil
+	}
+	lines := strings.Split(text, "\n")
+	return lines[max(0, len(lines)-shownLines):]
 }

@@ -252,7 +252,11 @@ func (l *lab) waitMeshes(ctx context.Context, meshes []*meshWatch) (string, erro
 		return "none: " + l.plan.Network.Backend.Type + " connects no nodes", nil
 	}
 	n := len(meshes) // a node that is programmed by hand is no part of it yet
-	detail := fmt.Sprintf("%d of %d routes between nodes", n*(n-1), n*(n-1))
+	routes := n * (n - 1)
+	if l.plan.Network.EnableIPv6 {
+		routes *= 2
+	}
+	detail := fmt.Sprintf("%d of %d routes between nodes", routes, routes)
 	if l.plan.Network.Backend.Type != "wireguard" {
 		return detail, nil
 	}

@@ -27,19 +27,28 @@ const meshTimeout = 60 * time.Second
 // any backend. One route to the whole overlay serves for all peers, as that of
 // flannel's udp does; of a backend that connects no nodes nothing is awaited.
 type meshWatch struct {
-	node    string
-	network netip.Prefix
-	missing map[netip.Prefix]bool
-	updates chan netlink.RouteUpdate
-	stop    chan struct{}
+	node string
+	// networks are the overlay's, one for each of its families.
+	networks []netip.Prefix
+	missing  map[netip.Prefix]bool
+	updates  chan netlink.RouteUpdate
+	stop     chan struct{}
 }
 
 // watchMesh begins to watch a node before its agent starts.
 func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error) {
-	w := &meshWatch{node: n.Name, network: p.Network.Network, missing: map[netip.Prefix]bool{}, updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{})}
+	w := &meshWatch{
+		node: n.Name, networks: []netip.Prefix{p.Network.Network, p.Network.IPv6Network}, missing: map[netip.Prefix]bool{},
+		updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{}),
+	}
 	for i := range p.Nodes {
-		if p.Nodes[i].Name != n.Name && !p.Nodes[i].Agent.ByHand && p.Network.Backend.Connects() {
-			w.missing[p.Nodes[i].PodCIDR] = true
+		peer := &p.Nodes[i]
+		if peer.Name == n.Name || peer.Agent.ByHand || !p.Network.Backend.Connects() {
+			continue
+		}
+		w.missing[peer.PodCIDR] = true
+		if peer.PodCIDR6.IsValid() {
+			w.missing[peer.PodCIDR6] = true
 		}
 	}
 	err := s.set.Do(func() error {
@@ -84,8 +93,8 @@ func (w *meshWatch) note(u netlink.RouteUpdate) {
 }
 
 func (w *meshWatch) noteRoute(dst netip.Prefix) {
-	if dst == w.network {
-		clear(w.missing)
+	if slices.Contains(w.networks, dst) {
+		maps.DeleteFunc(w.missing, func(p netip.Prefix, _ bool) bool { return dst.Contains(p.Addr()) })
 	}
 	delete(w.missing, dst)
 }

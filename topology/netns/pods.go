@@ -83,9 +83,17 @@ func (l *lab) cniRequests(n *topology.Node, pods []topology.Pod) []cni.Request {
 			ContainerID: pod.ContainerID,
 			Netns:       nsPath(pod.Name, "net"),
 			IfName:      "eth0",
-			Args:        fmt.Sprintf("IgnoreUnknown=1;IP=%s;MAC=%s;HostInterface=%s", pod.Address, pod.MAC, pod.HostInterface),
+			Args:        fmt.Sprintf("IgnoreUnknown=1;IP=%s;MAC=%s;HostInterface=%s", addresses(&pod), pod.MAC, pod.HostInterface),
 			Config:      conf,
 		}
 	}
 	return requests
+}
+
+// addresses are what the plan fixes of a pod, in the form of CNI_ARGS.
+func addresses(pod *topology.Pod) string {
+	if !pod.Address6.IsValid() {
+		return pod.Address.String()
+	}
+	return pod.Address.String() + "," + pod.Address6.String()
 }

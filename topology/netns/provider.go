@@ -46,7 +46,7 @@ func (*Provider) Name() string { return "netns" }
 
 // backends are the backends that labs of this provider may have: those of the
 // bundled agent.
-var backends = map[string]bool{"vxlan": true, "host-gw": true, "udp": true, "ipip": true, "wireguard": true, "alloc": true, "extension": true}
+var backends = map[string]bool{"vxlan": true, "host-gw": true, "udp": true, "ipip": true, "wireguard": true, "ipsec": true, "alloc": true, "extension": true}
 
 // Check implements topology.Provider: what a plan asks for that this provider
 // or this machine cannot do.
@@ -67,16 +67,19 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 			errs = append(errs, fmt.Errorf("spec.network.Backend.Type: backend udp needs TUN devices: %w", err))
 		}
 	case "wireguard":
+		if plan.Network.EnableIPv6 {
+			errs = append(errs, errors.New("spec.network.EnableIPv6: wireguard of this build carries IPv4 alone; write Type: vxlan or host-gw, or leave EnableIPv6 out"))
+		}
 		if plan.Network.Backend.Mode == "ipv6" {
 			errs = append(errs, errors.New("spec.network.Backend.Mode: ipv6 asks for tunnels over IPv6, which this build does not make; leave it out"))
 		}
 	}
-	if plan.Network.EnableIPv6 {
-		errs = append(errs, errors.New("spec.network.EnableIPv6: the datapath of this build is IPv4 only; plan it, but run it with EnableIPv6: false"))
+	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 && !n.Agent.ByHand })
+	if plan.Network.Backend.Type == "ipsec" && bundled {
+		errs = append(errs, ipsecLimits(plan)...)
 	}
 	errs = append(errs, samePublicIP(plan)...)
 	errs = append(errs, p.checkPlugins(plan))
-	bundled := slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return len(n.Agent.Command) == 0 && !n.Agent.ByHand })
 	if bundled && p.Programs["overlabd"] == "" {
 		errs = append(errs, errors.New("overlabd is neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`"))
 	}
@@ -97,6 +100,21 @@ func nextHops(plan *topology.Plan) []error {
 			errs = append(errs, fmt.Errorf("spec.network.Backend.Type: host-gw crosses no router, and the agents of %s and %s are on the segments %s and %s: use vxlan, with DirectRouting if you like",
 				first.Name, n.Name, first.Underlay().Segment, n.Underlay().Segment))
 			break
+		}
+	}
+	return errs
+}
+
+// ipsecLimits names what the bundled agent does not do with ipsec.
+func ipsecLimits(plan *topology.Plan) []error {
+	var errs []error
+	if plan.Network.Backend.UDPEncap {
+		errs = append(errs, errors.New("spec.network.Backend.UDPEncap: ESP in UDP needs a process that holds a socket for as long as the overlay works, and the bundled agent may end at any time: leave it out"))
+	}
+	for i := range plan.Nodes {
+		n := &plan.Nodes[i]
+		if a := n.Underlay().Address.Addr(); n.PublicIP() != a {
+			errs = append(errs, fmt.Errorf("spec.agent.publicIP: ESP passes no address translation, and %s would publish %s in place of %s", n.Name, n.PublicIP(), a))
 		}
 	}
 	return errs
@@ -346,6 +364,10 @@ func (s state) status() (*topology.Status, error) {
 	defer p.conn.Close()
 	if cred, err := p.credentials(); err == nil {
 		resp.Status.PID = int(cred.Pid)
+	}
+	for i := range resp.Status.Agents { // too much for one control message
+		a := &resp.Status.Agents[i]
+		a.Output = lastLines(a.Log)
 	}
 	return resp.Status, nil
 }

@@ -133,7 +133,12 @@ func (s *store) fill(ctx context.Context) error {
 	puts := []clientv3.Op{clientv3.OpPut(prefix+"/config", string(conf))}
 	for i := range s.plan.Nodes {
 		n := &s.plan.Nodes[i]
-		value, err := json.Marshal(reservation{PublicIP: n.PublicIP().String()})
+		r := reservation{PublicIP: n.PublicIP().String()}
+		if ip := n.PublicIP6(); ip.IsValid() {
+			s := ip.String()
+			r.PublicIPv6 = &s
+		}
+		value, err := json.Marshal(r)
 		if err != nil {
 			return fmt.Errorf("encode the reservation of node %s: %w", n.Name, err)
 		}

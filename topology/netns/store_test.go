@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -51,6 +52,36 @@ func TestStoreHoldsConfigAndReservations(t *testing.T) {
 		if key, value := string(first.Key), string(first.Value); key != "/coreos.com/network/subnets/10.0.0.0-24" ||
 			value != fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.Nodes[0].PublicIP()) || first.Lease != 0 {
 			t.Errorf("reservation %s = %s, lease %d", key, value, first.Lease)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStoreDual: a reservation names both subnets and both addresses.
+func TestStoreDual(t *testing.T) {
+	labFolders(t)
+	p := planOf(t, "spec: {network: {EnableIPv6: true}}\n")
+	err := nstest.New(t).Do(func() error {
+		s, err := startStore(p)
+		if err != nil {
+			return err
+		}
+		defer s.server.Close()
+		if err := errors.Join(s.wait(t.Context()), s.fill(t.Context())); err != nil {
+			return err
+		}
+		c := v3client.New(s.server.Server)
+		defer c.Close()
+		const key = "/coreos.com/network/subnets/10.244.1.0-24&fd00:10:244:1::-64"
+		got, err := c.Get(t.Context(), key)
+		if err != nil {
+			return err
+		}
+		if want := `{"PublicIP":"172.16.1.2","PublicIPv6":"fd00:172:16:1::2"}`; len(got.Kvs) != 1 || string(got.Kvs[0].Value) != want {
+			t.Errorf("%s holds %v, not %s", key, got.Kvs, want)
 		}
 		return nil
 	})

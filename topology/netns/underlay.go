@@ -131,8 +131,12 @@ func fixNeighbours(p *topology.Plan, n *topology.Node, s *space) error {
 	for i, nic := range n.Interfaces {
 		for j := range p.Nodes {
 			for _, peer := range p.Nodes[j].Interfaces {
-				if p.Nodes[j].Name != n.Name && peer.Segment == nic.Segment {
-					b.AddNeigh(rtnl.Neigh{Dev: s.first + i, IP: peer.Address.Addr(), MAC: peer.MAC.HardwareAddr()})
+				if p.Nodes[j].Name == n.Name || peer.Segment != nic.Segment {
+					continue
+				}
+				b.AddNeigh(rtnl.Neigh{Dev: s.first + i, IP: peer.Address.Addr(), MAC: peer.MAC.HardwareAddr()})
+				if peer.Address6.IsValid() {
+					b.AddNeigh(rtnl.Neigh{Dev: s.first + i, IP: peer.Address6.Addr(), MAC: peer.MAC.HardwareAddr()})
 				}
 			}
 		}
@@ -180,6 +184,8 @@ func linkKinds(backend string) []linkKind {
 		kinds = append(kinds, linkKind{"wireguard", "CONFIG_WIREGUARD", orTun(create(func(b *rtnl.Batch) {
 			b.AddKind(rtnl.Link{Name: "wireguard"}, "wireguard")
 		}))})
+	case "ipsec":
+		kinds = append(kinds, linkKind{"esp4", "CONFIG_INET_ESP and CONFIG_CRYPTO_GCM", tryESP})
 	}
 	return kinds
 }
@@ -216,6 +222,25 @@ func probeKinds(kinds []linkKind) error {
 	return nil
 }
 
+// tryESP makes an association of IPsec as the backend's are, of addresses for
+// documentation (RFC 5737). It is the supervisor's namespace that has it, in
+// which no packet is.
+func tryESP(*rtnl.Conn) error {
+	conn, err := rtnl.DialXFRM()
+	if err != nil {
+		return err
+	}
+	probe := rtnl.SA{Src: netip.AddrFrom4([4]byte{192, 0, 2, 1}), Dst: netip.AddrFrom4([4]byte{192, 0, 2, 2}), SPI: 256, Key: make([]byte, 20), Window: 32}
+	var b rtnl.Batch
+	b.AddSA(probe)
+	err = conn.Do(&b)
+	if err == nil {
+		b.DelSA(probe)
+		err = conn.Do(&b)
+	}
+	return errors.Join(err, conn.Close())
+}
+
 // missingFeature is a kind of link that the running kernel does not make.
 type missingFeature struct {
 	kind, option string
@@ -228,8 +253,12 @@ func (m *missingFeature) Error() string {
 	if unix.Uname(&uts) == nil {
 		release = unix.ByteSliceToString(uts.Release[:])
 	}
-	return fmt.Sprintf("kernel %s makes no links of type %s (%v): load the module with `sudo modprobe %s`, or use a kernel built with %s",
-		release, m.kind, m.err, m.kind, m.option)
+	what := "makes no links of type " + m.kind
+	if m.kind == "esp4" {
+		what = "encrypts no ESP packets with AES-GCM"
+	}
+	return fmt.Sprintf("kernel %s %s (%v): load the module with `sudo modprobe %s`, or use a kernel built with %s",
+		release, what, m.err, m.kind, m.option)
 }
 
 func (m *missingFeature) Unwrap() error { return m.err }

@@ -71,7 +71,7 @@ func newIPIP(c *lease.Config, u backend.Underlay) (*IPIP, error) {
 	}
 	mtu := u.MTU - overhead
 	if c.EnableIPv6 {
-		return nil, errors.New("IPv6 (EnableIPv6) over ipip: the tunnel of RFC 2003 carries IPv4 alone, and flannel's does, too; choose vxlan, host-gw or wireguard")
+		return nil, errors.New("IPv6 (EnableIPv6) over ipip: the tunnel of RFC 2003 carries IPv4 alone, and flannel's does, too; choose vxlan or host-gw")
 	}
 	if mtu < 68 { // RFC 791
 		return nil, fmt.Errorf("MTU %d of %s leaves %d bytes for pods, fewer than IPv4's 68", u.MTU, u.Name, mtu)

@@ -102,10 +102,10 @@ func TestUserspace(t *testing.T) {
 		want  string
 	}{
 		"nothing, and it can":    {datapath.NewState(), true, "ip link add flannel.ipip mtu 1480 up type ipip local 172.16.1.1"},
-		"nothing, and it cannot": {datapath.NewState(), false, "ip tuntap add dev flannel.ipip mode tun; ip link set flannel.ipip mtu 1480 up"},
+		"nothing, and it cannot": {datapath.NewState(), false, "ip tuntap add dev flannel.ipip mode tun; ip link set flannel.ipip addrgenmode none; ip link set flannel.ipip mtu 1480 up"},
 		"its own":                {kernel, false, "ip link add flannel.ipip mtu 1480 up type ipip local 172.16.1.1"},
 		"a TUN, and it can now":  {tun, true, "ip link add flannel.ipip mtu 1480 up type ipip local 172.16.1.1"},
-		"a TUN":                  {tun, false, "ip tuntap add dev flannel.ipip mode tun; ip link set flannel.ipip mtu 1480 up"},
+		"a TUN":                  {tun, false, "ip tuntap add dev flannel.ipip mode tun; ip link set flannel.ipip addrgenmode none; ip link set flannel.ipip mtu 1480 up"},
 	} {
 		b, err := newBackend(t, `{"Type":"ipip"}`, eth0)
 		if err != nil {

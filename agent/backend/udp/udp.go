@@ -6,6 +6,7 @@ package udp
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -42,6 +43,9 @@ func New(l forwarder.Launcher) backend.New {
 		cfg := struct{ Port int }{defaultPort}
 		if err := json.Unmarshal(c.Backend, &cfg); err != nil {
 			return nil, fmt.Errorf("read the udp backend's configuration: %w", err)
+		}
+		if c.EnableIPv6 {
+			return nil, errors.New("IPv6 (EnableIPv6) over udp: a datagram is taken for an IPv4 packet, by flannel's proxy, too; choose vxlan or host-gw")
 		}
 		if cfg.Port < 1 || cfg.Port > 65535 {
 			return nil, fmt.Errorf("udp: Port %d is not a UDP port", cfg.Port)

@@ -42,16 +42,17 @@ func (t trace) next(now time.Time, p *wgtypes.Peer) trace {
 type change struct {
 	config   wgtypes.Config
 	commands []string
-	// fresh are the peers that the device does not know.
-	fresh []wgtypes.Key
+	// fresh are the peers that the device does not know. Where its own settings
+	// change, the known ones have lost their sessions or its address.
+	fresh, unsettled []wgtypes.Key
 }
 
 // settingsChange is what makes a device's own settings as they must be. A mark
 // on its packets would be somebody else's, and could route them elsewhere.
 func (w *WireGuard) settingsChange(have *wgtypes.Device) change {
 	var c change
-	if have.PrivateKey != w.wanted.key {
-		c.config.PrivateKey = &w.wanted.key
+	if have.PrivateKey != w.wanted.key { // no session of another one's is worth keeping
+		c.config.PrivateKey, c.config.ReplacePeers = &w.wanted.key, true
 		c.commands = append(c.commands, fmt.Sprintf("wg set %s private-key %s", Device, w.keyFile))
 	}
 	if have.ListenPort != w.wanted.port {
@@ -70,9 +71,10 @@ func (w *WireGuard) settingsChange(have *wgtypes.Device) change {
 // touched, so that sessions go on.
 func (w *WireGuard) peersChange(c *change, want map[wgtypes.Key]peer, have *wgtypes.Device, now time.Time) {
 	present := map[wgtypes.Key]*wgtypes.Peer{}
-	for i := range have.Peers {
+	for i := 0; i < len(have.Peers) && !c.config.ReplacePeers; i++ {
 		present[have.Peers[i].PublicKey] = &have.Peers[i]
 	}
+	unsettled := len(c.commands) > 0
 	for _, key := range sortedKeys(present) {
 		if _, ok := want[key]; !ok {
 			c.config.Peers = append(c.config.Peers, wgtypes.PeerConfig{PublicKey: key, Remove: true})
@@ -88,6 +90,9 @@ func (w *WireGuard) peersChange(c *change, want map[wgtypes.Key]peer, have *wgty
 			c.fresh = append(c.fresh, key)
 		} else {
 			w.traces[key] = w.traces[key].next(now, p)
+			if unsettled {
+				c.unsettled = append(c.unsettled, key)
+			}
 			one, words = w.peerChange(want[key], p, now)
 		}
 		if len(words) == 0 {

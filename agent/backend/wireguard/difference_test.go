@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
 
@@ -41,7 +42,10 @@ func due(w *WireGuard, want map[wgtypes.Key]peer, have *wgtypes.Device, now time
 	return c.commands
 }
 
-const wgPeer2 = "wg set flannel-wg peer AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAI= "
+const (
+	wgPeer2 = "wg set flannel-wg peer AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAI= "
+	wgPeer3 = "wg set flannel-wg peer AwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAM= "
+)
 
 func TestDifference(t *testing.T) {
 	const object = `{"Type":"wireguard","PersistentKeepaliveInterval":25,"PSK":"` + psk + `"}`
@@ -52,7 +56,11 @@ func TestDifference(t *testing.T) {
 		"nothing": {func(*wgtypes.Device) {}, nil},
 		"private key": {
 			func(d *wgtypes.Device) { d.PrivateKey = wgtypes.Key{} },
-			[]string{"wg set flannel-wg private-key KEYFILE"},
+			[]string{
+				"wg set flannel-wg private-key KEYFILE",
+				wgPeer2 + "endpoint 172.16.1.2:51820 allowed-ips 10.244.2.0/24 preshared-key … persistent-keepalive 25",
+				wgPeer3 + "endpoint 172.16.1.3:51820 allowed-ips 10.244.3.0/24 preshared-key … persistent-keepalive 25",
+			},
 		},
 		"port and mark": {
 			func(d *wgtypes.Device) { d.ListenPort, d.FirewallMark = 1, 2 },
@@ -163,4 +171,31 @@ func TestEndpoint(t *testing.T) {
 	moved.endpoint = netip.MustParseAddrPort("172.16.1.22:51820")
 	want[testKey(2)] = moved
 	expect("the lease has changed", 2*time.Hour, true)
+}
+
+// TestUnsettled: the peers to greet are those whose sessions a change of the
+// device ends, or outdates, and no others.
+func TestUnsettled(t *testing.T) {
+	both := []wgtypes.Key{testKey(2), testKey(3)}
+	for name, c := range map[string]struct {
+		tamper           func(*WireGuard, *wgtypes.Device)
+		fresh, unsettled []wgtypes.Key
+	}{
+		"nothing":      {func(*WireGuard, *wgtypes.Device) {}, nil, nil},
+		"another port": {func(_ *WireGuard, d *wgtypes.Device) { d.ListenPort = 1 }, nil, both},
+		"another key":  {func(_ *WireGuard, d *wgtypes.Device) { d.PrivateKey = wgtypes.Key{} }, both, nil},
+		"disturbed":    {func(w *WireGuard, _ *wgtypes.Device) { w.Disturbed() }, nil, both},
+		"and a peer less": {func(w *WireGuard, d *wgtypes.Device) {
+			w.Disturbed()
+			d.Peers = d.Peers[1:]
+		}, both[:1], both[1:]},
+	} {
+		w := mustBackend(t, `{"Type":"wireguard"}`)
+		have := present(w)
+		c.tamper(w, have)
+		got := w.difference(have, wantedPeers())
+		if d := cmp.Diff([][]wgtypes.Key{c.fresh, c.unsettled}, [][]wgtypes.Key{got.fresh, got.unsettled}, cmpopts.EquateEmpty()); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	}
 }

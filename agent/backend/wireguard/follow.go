@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl"
@@ -43,7 +44,9 @@ func (w *WireGuard) Prepare(ctx context.Context) (err error) {
 		if err != nil {
 			return explain(err)
 		}
-		return configure(c, w.settingsChange(have))
+		due := w.settingsChange(have)
+		due.config.ReplacePeers = false
+		return configure(c, due)
 	})
 }
 
@@ -62,7 +65,11 @@ func (w *WireGuard) Follow(ctx context.Context, own lease.Lease, all []lease.Lea
 			return err
 		}
 		w.done(want)
-		return w.greet(ctx, c, due.fresh)
+		if err := w.greet(ctx, c, due.fresh, due.unsettled); err != nil {
+			return err
+		}
+		w.disturbed = false
+		return nil
 	})
 }
 
@@ -75,9 +82,16 @@ func (w *WireGuard) Verify(_ context.Context, own lease.Lease, all []lease.Lease
 		if err == nil && len(due.commands) > 0 {
 			err = fmt.Errorf("%d changes of %s are due, the first: %s", len(due.commands), Device, due.commands[0])
 		}
+		if err == nil && w.disturbed {
+			err = fmt.Errorf("%s was changed: its sessions may be lost", Device)
+		}
 		return err
 	})
 }
+
+// Disturbed implements backend.Verifier: a device that goes down forgets its
+// sessions, and its peers do not know.
+func (w *WireGuard) Disturbed() { w.disturbed = true }
 
 // Lost implements backend.Loser: nothing is ever lost of a kernel's device that
 // the kernel does not tell of.
@@ -106,9 +120,17 @@ func (w *WireGuard) look(c control, want map[wgtypes.Key]peer) (change, error) {
 	if err != nil {
 		return change{}, explain(err)
 	}
+	return w.difference(have, want), nil
+}
+
+// difference is what has to change of a device.
+func (w *WireGuard) difference(have *wgtypes.Device, want map[wgtypes.Key]peer) change {
 	due := w.settingsChange(have)
 	w.peersChange(&due, want, have, time.Now())
-	return due, nil
+	if w.disturbed {
+		due.unsettled = slices.DeleteFunc(sortedKeys(want), func(k wgtypes.Key) bool { return slices.Contains(due.fresh, k) })
+	}
+	return due
 }
 
 func configure(c control, due change) error {

@@ -24,10 +24,11 @@ const (
 // handshake ends that at once. And two nodes that both begin one at the same
 // moment, as when pods of both have waited for the mesh, get none: each forgets
 // its own over the other's, and only tries again after 5 s (REKEY_TIMEOUT). So
-// the one with the lesser key begins.
-func (w *WireGuard) greet(ctx context.Context, c control, fresh []wgtypes.Key) error {
+// the one with the lesser key begins. Those whose session this node alone has
+// lost, or who know it at another port, it greets at once.
+func (w *WireGuard) greet(ctx context.Context, c control, fresh, unsettled []wgtypes.Key) error {
 	own := w.wanted.key.PublicKey()
-	var ours, theirs []wgtypes.Key
+	ours, theirs := unsettled, []wgtypes.Key(nil)
 	for _, key := range fresh {
 		if bytes.Compare(own[:], key[:]) < 0 {
 			ours = append(ours, key)
@@ -47,15 +48,15 @@ func (w *WireGuard) greet(ctx context.Context, c control, fresh []wgtypes.Key) e
 
 // begin begins handshakes: to turn keepalives on is to send one at once.
 func (w *WireGuard) begin(c control, keys []wgtypes.Key) error {
-	if w.keepalive != 0 || len(keys) == 0 {
-		return nil // they were turned on with the peer
+	if len(keys) == 0 {
+		return nil
 	}
 	var cfg wgtypes.Config
-	on, off := time.Second, time.Duration(0)
+	off, on := time.Duration(0), time.Second
 	for _, key := range keys {
-		cfg.Peers = append(cfg.Peers,
-			wgtypes.PeerConfig{PublicKey: key, UpdateOnly: true, PersistentKeepaliveInterval: &on},
-			wgtypes.PeerConfig{PublicKey: key, UpdateOnly: true, PersistentKeepaliveInterval: &off})
+		for _, interval := range []*time.Duration{&off, &on, &w.keepalive} {
+			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: key, UpdateOnly: true, PersistentKeepaliveInterval: interval})
+		}
 	}
 	if err := c.ConfigureDevice(Device, cfg); err != nil {
 		return fmt.Errorf("begin %d handshakes of %s: %w", len(keys), Device, err)

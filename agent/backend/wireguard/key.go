@@ -22,10 +22,17 @@ const (
 // privateKey reads the node's key, or makes one. It is kept, so that sessions
 // and peers outlive the agent.
 func privateKey(path string) (wgtypes.Key, error) {
-	text, err := os.ReadFile(path)
+	key, err := readKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return makeKey(path)
 	}
+	return key, err
+}
+
+// readKey reads the node's key. Its error wraps fs.ErrNotExist where there is
+// none.
+func readKey(path string) (wgtypes.Key, error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return wgtypes.Key{}, fmt.Errorf("read the node's private key: %w", err)
 	}

@@ -78,6 +78,8 @@ type WireGuard struct {
 	makes func(kind string) bool
 	// dial opens a connection to whatever configures devices.
 	dial func() (control, error)
+	// disturbed says that the device was changed under its sessions.
+	disturbed bool
 	// process is the device where the kernel makes none.
 	process *forwarder.Client
 	// traces are of the peers that the device had at the last look.

@@ -28,6 +28,9 @@ func (s *Store) Self(ctx context.Context, c *lease.Config) (lease.Self, error) {
 	if self.PublicIPv6, err = s.annotations.address(n.Annotations, s.annotations.nodePublicIPv6, netip.Addr.Is6); err != nil {
 		return lease.Self{}, fmt.Errorf("node %s: %w", n.Name, err)
 	}
+	if self.Shown, self.ShownV6, err = s.annotations.shown(n.Annotations); err != nil {
+		return lease.Self{}, fmt.Errorf("node %s: %w", n.Name, err)
+	}
 	// What cannot be read is written anew.
 	self.Attrs, _ = s.annotations.read(n.Annotations)
 	return self, nil

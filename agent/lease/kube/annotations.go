@@ -134,13 +134,14 @@ func (a annotations) data(has map[string]string, key string) (json.RawMessage, e
 // overwrite replaces what is published by what an administrator wants to be
 // published.
 func (a annotations) overwrite(l lease.Attrs, has map[string]string) (lease.Attrs, error) {
+	v4, v6, err := a.shown(has)
+	return l.Shown(v4, v6), err
+}
+
+// shown returns what an administrator wants to be published in place of the
+// node's addresses.
+func (a annotations) shown(has map[string]string) (v4, v6 netip.Addr, err error) {
 	v4, err4 := a.address(has, a.publicIPOverwrite, netip.Addr.Is4)
 	v6, err6 := a.address(has, a.publicIPv6Overwrite, netip.Addr.Is6)
-	if v4.IsValid() && l.PublicIP.IsValid() {
-		l.PublicIP = v4
-	}
-	if v6.IsValid() && l.PublicIPv6.IsValid() {
-		l.PublicIPv6 = v6
-	}
-	return l, errors.Join(err4, err6)
+	return v4, v6, errors.Join(err4, err6)
 }

@@ -11,10 +11,12 @@ import (
 
 const (
 	etherIPv4 = 0x0800
+	etherIPv6 = 0x86dd
 
-	protoICMP = 1
-	protoTCP  = 6
-	protoUDP  = 17
+	protoICMP   = 1
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
 )
 
 // A Filter decides in the kernel which frames a tap sees. The zero Filter is
@@ -51,6 +53,20 @@ func Protocol(number uint8) Filter {
 		p.emitProtocol(number, accept, refuse)
 	}}
 }
+
+// NextHeader accepts IPv6 packets whose first header behind IPv6's own is of
+// this protocol number; fragments have another there.
+func NextHeader(number uint8) Filter {
+	return Filter{fmt.Sprintf("ip6 proto %d", number), func(p *program, accept, refuse label) {
+		p.emitNumber(etherIPv6, 20, number, accept, refuse)
+	}}
+}
+
+// UDP6 accepts IPv6 UDP packets.
+func UDP6() Filter { return named("udp6", NextHeader(protoUDP)) }
+
+// ICMPv6 accepts ICMPv6 packets.
+func ICMPv6() Filter { return named("icmp6", NextHeader(protoICMPv6)) }
 
 // UDP accepts IPv4 UDP packets, fragments of them too.
 func UDP() Filter { return named("udp", Protocol(protoUDP)) }
@@ -154,11 +170,17 @@ func (p *program) jumpIf(cond bpf.JumpTest, val uint32, yes, no label) {
 }
 
 func (p *program) emitProtocol(number uint8, accept, refuse label) {
+	p.emitNumber(etherIPv4, 23, number, accept, refuse)
+}
+
+// emitNumber accepts packets of an Ethernet protocol that have the number at an
+// offset in bytes.
+func (p *program) emitNumber(ether, at uint32, number uint8, accept, refuse label) {
 	ip := p.label()
 	p.add(bpf.LoadAbsolute{Off: 12, Size: 2})
-	p.jumpIf(bpf.JumpEqual, etherIPv4, ip, refuse)
+	p.jumpIf(bpf.JumpEqual, ether, ip, refuse)
 	p.mark(ip)
-	p.add(bpf.LoadAbsolute{Off: 23, Size: 1})
+	p.add(bpf.LoadAbsolute{Off: at, Size: 1})
 	p.jumpIf(bpf.JumpEqual, uint32(number), accept, refuse)
 }
 

@@ -20,6 +20,14 @@ func ipv4(proto byte, fragment uint16, src, dst uint16) []byte {
 	return b
 }
 
+// ipv6 is an Ethernet frame with an IPv6 header.
+func ipv6(next byte) []byte {
+	b := make([]byte, 60)
+	b[12], b[13] = 0x86, 0xdd
+	b[14], b[20] = 0x60, next
+	return b
+}
+
 func TestFilters(t *testing.T) {
 	frames := map[string][]byte{
 		"icmp":         ipv4(1, 0, 0, 0),
@@ -27,6 +35,8 @@ func TestFilters(t *testing.T) {
 		"udp of 8472":  ipv4(17, 0, 8472, 40000),
 		"udp to 53":    ipv4(17, 0, 40000, 53),
 		"udp fragment": ipv4(17, 185, 40000, 8472),
+		"udp6":         ipv6(17),
+		"icmp6":        ipv6(58),
 		"tcp":          ipv4(6, 0, 40000, 8472),
 		"arp":          append(make([]byte, 12), append([]byte{0x08, 0x06}, make([]byte, 46)...)...),
 	}
@@ -35,15 +45,17 @@ func TestFilters(t *testing.T) {
 		name   string
 		want   []string
 	}{
-		{filter.All(), "all", []string{"icmp", "udp to 8472", "udp of 8472", "udp to 53", "udp fragment", "tcp", "arp"}},
+		{filter.All(), "all", []string{"icmp", "udp to 8472", "udp of 8472", "udp to 53", "udp fragment", "tcp", "arp", "udp6", "icmp6"}},
 		{filter.UDP(), "udp", []string{"udp to 8472", "udp of 8472", "udp to 53", "udp fragment"}},
 		{filter.TCP(), "tcp", []string{"tcp"}},
+		{filter.UDP6(), "udp6", []string{"udp6"}},
+		{filter.ICMPv6(), "icmp6", []string{"icmp6"}},
 		{filter.ICMP(), "icmp", []string{"icmp"}},
 		{filter.UDPPort(8472), "udp port 8472", []string{"udp to 8472", "udp of 8472"}},
 		{filter.EtherType(0x0806), "ether proto 0x0806", []string{"arp"}},
 		{filter.ICMP().Or(filter.UDPPort(53)), "(icmp or udp port 53)", []string{"icmp", "udp to 53"}},
 		{filter.UDP().And(filter.UDPPort(53).Or(filter.EtherType(0x0806))), "(udp and (udp port 53 or ether proto 0x0806))", []string{"udp to 53"}},
-		{filter.All().Or(filter.UDP()), "all", []string{"icmp", "udp to 8472", "udp of 8472", "udp to 53", "udp fragment", "tcp", "arp"}},
+		{filter.All().Or(filter.UDP()), "all", []string{"icmp", "udp to 8472", "udp of 8472", "udp to 53", "udp fragment", "tcp", "arp", "udp6", "icmp6"}},
 		{filter.All().And(filter.TCP()), "tcp", []string{"tcp"}},
 	} {
 		if c.filter.String() != c.name {

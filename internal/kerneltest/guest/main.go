@@ -84,6 +84,7 @@ func prepare() (*os.File, error) {
 		os.WriteFile("/proc/sys/kernel/modprobe", []byte(self), 0),
 		os.Setenv("PATH", "/project/bin:/usr/sbin:/usr/bin:/busybox"),
 		os.Setenv("HOME", "/root"), os.Setenv("OVERLAB_BIN", "/project/bin"),
+		os.Setenv("OVERLAB_TIMEOUT_SCALE", "5"), // it may be emulated
 		os.MkdirAll("/busybox", 0o755), os.MkdirAll("/var/run", 0o755),
 		exec.Command("/usr/bin/busybox", "--install", "-s", "/busybox").Run(),
 		modprobe("tun"))
