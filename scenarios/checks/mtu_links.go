@@ -183,18 +183,14 @@ func linkMTUs(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
-	b, links := plan.Network.Backend, 0
+	links := 0
 	for i, n := range nodesWithPods(plan) {
 		under := states[n.Name].Link(n.Underlay().Name)
 		if under == nil {
 			env.Fail(n.Name+" "+n.Underlay().Name, "a link", "no such link")
 			continue
 		}
-		want := under.MTU
-		if b.MTU != 0 && b.FixesMTU() {
-			want = min(want, b.MTU)
-		}
-		want -= b.Overhead()
+		want := plan.OverlayMTU(over(n, under.MTU))
 		judge := func(where string, l *probe.Link) {
 			if l == nil {
 				return // DP-01 to DP-04 ask for it
@@ -216,4 +212,12 @@ func linkMTUs(ctx context.Context, env *suite.Env) error {
 		return suite.Inconclusivef("there is no link of the overlay to judge (DP-01)")
 	}
 	return nil
+}
+
+// over is the node as it would be planned over an underlay of that MTU.
+func over(n *topology.Node, mtu int) *topology.Node {
+	c := *n
+	c.Interfaces = slices.Clone(n.Interfaces)
+	c.Underlay().MTU = mtu
+	return &c
 }
