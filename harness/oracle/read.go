@@ -196,7 +196,7 @@ func (r *reader) run(ctx context.Context, name string, argv ...string) (string, 
 // pods.
 func Judge(p *topology.Plan, r *Reading, names []string) *Diff {
 	c := newCluster(p, r.Leases, r.States)
-	d := &Diff{APIVersion: topology.APIVersion, Lab: p.Name, Unread: r.Unread}
+	d := &Diff{APIVersion: topology.APIVersion, Lab: p.Name, Entries: []Entry{}, Unread: r.Unread}
 	wanted := c.want()
 	for _, name := range c.inOrder(names) {
 		want := c.readable(name, wanted[name], r)
