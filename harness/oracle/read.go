@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/overlab/overlab/harness/lease"
 	"github.com/overlab/overlab/harness/probe"
@@ -95,7 +96,13 @@ type reader struct {
 	out *Reading
 }
 
+// storePatience is how long a store may take to answer; one that is away must
+// not keep the rest from being compared.
+const storePatience = 2 * time.Second
+
 func (r *reader) leases(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
 	leases, err := lease.List(ctx, r.lab)
 	r.mu.Lock()
 	defer r.mu.Unlock()
