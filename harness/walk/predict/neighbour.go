@@ -1,0 +1,111 @@
+package predict
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/overlab/overlab/harness/probe"
+	"github.com/overlab/overlab/topology"
+)
+
+// resolve finds the MAC of a next hop: from the table of neighbours, or as ARP
+// would.
+func (w *walker) resolve(s *Space, l *probe.Link, a netip.Addr) (topology.MAC, bool) {
+	i := slices.IndexFunc(s.State.Neighbours, func(n probe.Neighbour) bool { return n.IP == a && n.Dev == l.Name })
+	if i >= 0 && !s.State.Neighbours[i].MAC.IsZero() && s.State.Neighbours[i].State != "FAILED" {
+		n := s.State.Neighbours[i]
+		w.decide("neighbour", "%s", n)
+		w.judgeNeighbour(s, l, n)
+		return n.MAC, true
+	}
+	have := "has no neighbour entry for " + a.String()
+	if i >= 0 {
+		have = fmt.Sprintf("has only `%s` for the next hop", s.State.Neighbours[i])
+	}
+	if l.VXLAN != nil {
+		w.unresolvedVTEP(s, l, a, have)
+		return topology.MAC{}, false
+	}
+	if mac := w.arp(s, l, a); !mac.IsZero() {
+		w.decide("neighbour", "none for %s dev %s: ARP asks, and %s answers", a, l.Name, mac)
+		return mac, true
+	}
+	w.drop(s, l.Name, fmt.Sprintf("%s %s on %s, and nobody there answers ARP: the kernel drops the packet", s.name(), have, l.Name), "", "")
+	return topology.MAC{}, false
+}
+
+// unresolvedVTEP ends a packet whose next hop is behind a VXLAN device: an ARP
+// request is no help there, for there is no entry to flood it by.
+func (w *walker) unresolvedVTEP(s *Space, l *probe.Link, a netip.Addr, have string) {
+	mend := ""
+	if _, theirs := w.net.holder(a); theirs != nil && theirs.VXLAN != nil {
+		mend = fmt.Sprintf("ip neigh replace %s dev %s lladdr %s nud permanent", a, l.Name, theirs.MAC)
+	}
+	w.drop(s, l.Name, fmt.Sprintf("%s %s on %s: ARP has no way through the tunnel, and the kernel drops the packet", s.name(), have, l.Name),
+		s.name(), mend)
+}
+
+// judgeNeighbour compares an entry with what the neighbour itself has.
+func (w *walker) judgeNeighbour(s *Space, l *probe.Link, n probe.Neighbour) {
+	owner, theirs := w.net.holder(n.IP)
+	if owner == nil || owner == s || theirs.MAC == n.MAC || theirs.MAC.IsZero() {
+		return
+	}
+	w.suspicion(s, fmt.Sprintf("%s's neighbour entry for %s on %s has %s, and %s's %s is %s", s.name(), n.IP, l.Name, n.MAC, owner.name(), theirs.Name, theirs.MAC),
+		s.name(), fmt.Sprintf("ip neigh replace %s dev %s lladdr %s nud permanent", n.IP, l.Name, theirs.MAC))
+}
+
+// arp asks everyone on the link's segment who has the address.
+func (w *walker) arp(s *Space, l *probe.Link, a netip.Addr) topology.MAC {
+	var mac topology.MAC
+	w.net.flood(s, l, func(there *Space, at *probe.Link) bool {
+		if there.local(a) {
+			mac = at.MAC
+			return true
+		}
+		return false
+	})
+	return mac
+}
+
+// flood goes to every interface of a host that a frame sent out of the link
+// for all would reach, until visit returns true, and reports whether it did.
+func (n *Network) flood(s *Space, l *probe.Link, visit func(*Space, *probe.Link) bool) bool {
+	seen := map[*probe.Link]bool{}
+	var leave, arrive func(*Space, *probe.Link) bool
+	bridge := func(s *Space, br, from *probe.Link) bool {
+		for _, p := range s.ports(br.Index) {
+			if p != from && carries(p) && leave(s, p) {
+				return true
+			}
+		}
+		return false
+	}
+	arrive = func(s *Space, l *probe.Link) bool {
+		if seen[l] || !carries(l) {
+			return false
+		}
+		seen[l] = true
+		if l.Master == 0 {
+			return visit(s, l)
+		}
+		br := s.State.LinkByIndex(l.Master)
+		if br == nil || !br.Up {
+			return false
+		}
+		return visit(s, br) || bridge(s, br, l)
+	}
+	leave = func(s *Space, l *probe.Link) bool {
+		switch l.Kind {
+		case "bridge":
+			return bridge(s, l, nil)
+		case "veth":
+			if other, peer := n.peer(s, l); peer != nil {
+				return arrive(other, peer)
+			}
+		}
+		return false
+	}
+	return leave(s, l)
+}
