@@ -20,7 +20,7 @@ func (w *walker) transmit(s *Space, l *probe.Link, f *Frame) {
 		if w.hop(s, l, Out, f, "the packet leaves the host's stack into bridge %s", l.Name) {
 			w.bridge(s, l, nil, f)
 		}
-	case l.Kind == "veth":
+	case l.Kind == "veth", l.Kind == "device":
 		w.cross(s, l, f)
 	default:
 		w.drop(s, l.Name, fmt.Sprintf("%s of type %s leads out of the lab: no state tells where", l.Name, l.Kind), "", "")
@@ -51,11 +51,11 @@ func (w *walker) cross(s *Space, l *probe.Link, f *Frame) {
 	if !w.hop(s, l, Out, f, does, l.Name) {
 		return
 	}
-	other, peer := w.net.peer(s, l)
-	if peer == nil {
-		w.drop(s, l.Name, fmt.Sprintf("the other end of %s, ifindex %d, is in no namespace of the lab", l.Name, l.Peer), "", "")
+	if w.net.offWire(s, l) {
+		w.crossWire(s, l, f)
 		return
 	}
+	other, peer := w.net.peer(s, l)
 	if size := min(f.Size, l.MTU); size > peer.MTU+vlanRoom {
 		w.drop(other, peer.Name, fmt.Sprintf("%s's %s has mtu %d and takes no packet of %d bytes: the kernel drops it without a word", other.name(), peer.Name, peer.MTU, size),
 			other.name(), fmt.Sprintf("ip link set %s mtu %d", peer.Name, l.MTU))
@@ -63,6 +63,22 @@ func (w *walker) cross(s *Space, l *probe.Link, f *Frame) {
 	}
 	w.decide("link", "%s of %s is the other end of the veth", peer.Name, other.name())
 	w.receive(other, peer, f)
+}
+
+// crossWire takes a frame over a segment that no state shows.
+func (w *walker) crossWire(s *Space, l *probe.Link, f *Frame) {
+	var other *Space
+	var at *probe.Link
+	w.net.wire(s, l, func(o *Space, a *probe.Link) bool {
+		other, at = o, a
+		return a.MAC == f.DstMAC
+	})
+	if at == nil || at.MAC != f.DstMAC {
+		w.drop(s, l.Name, fmt.Sprintf("%s leads out of the lab: nobody known there has the MAC %s", l.Name, f.DstMAC), "", "")
+		return
+	}
+	w.decide("link", "%s of %s has the MAC; what is between is out of sight", at.Name, other.name())
+	w.receive(other, at, f)
 }
 
 // receive takes a frame that comes in by an interface.

@@ -129,6 +129,9 @@ func (w *walker) lookup(s *Space, dst netip.Addr, dev string) *probe.Route {
 	r := s.route(dst, dev)
 	owner, subnet := w.net.podNode(dst)
 	astray := owner != nil && owner != s && s.isNode()
+	if v := s.vxlan(); astray && v != nil && !v.Up {
+		w.suspicion(s, fmt.Sprintf("%s is down on %s, and its routes are gone", v.Name, s.name()), s.name(), "ip link set "+v.Name+" up, and the routes anew")
+	}
 	if astray && (r == nil || r.Dst.Bits() < subnet.Bits()) {
 		w.suspicion(s, fmt.Sprintf("%s has no route to %s, the pods of %s", s.name(), subnet, owner.name()),
 			s.name(), w.net.routeTo(s, owner, subnet))
@@ -210,7 +213,7 @@ func (s *Space) refusesSource(l *probe.Link, f *Frame) (reason, mend string) {
 		return "", ""
 	}
 	back := s.route(f.Src, "")
-	mend = fmt.Sprintf("sysctl -w net.ipv4.conf.all.rp_filter=0 net/ipv4/conf/%s/rp_filter=0", l.Name)
+	mend = fmt.Sprintf("sysctl -w net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/%s/rp_filter=0", l.Name)
 	switch {
 	case back == nil:
 		return fmt.Sprintf("rp_filter=%s on %s's %s and no route back to %s: the kernel drops the packet", mode, s.name(), l.Name, f.Src), mend

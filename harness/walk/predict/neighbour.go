@@ -105,7 +105,37 @@ func (n *Network) flood(s *Space, l *probe.Link, visit func(*Space, *probe.Link)
 				return arrive(other, peer)
 			}
 		}
-		return false
+		return n.wire(s, l, visit)
 	}
 	return leave(s, l)
+}
+
+// wire stands in for a segment of which nothing is known, as that of a machine
+// whose switch is out of sight: it goes to the interfaces of other machines
+// that have an address of a subnet of the link's.
+func (n *Network) wire(s *Space, l *probe.Link, visit func(*Space, *probe.Link) bool) bool {
+	there, _ := n.find(func(o *Space, at *probe.Link) bool {
+		return o != s && at.Master == 0 && n.offWire(o, at) && sharesSubnet(l, at) && visit(o, at)
+	})
+	return there != nil
+}
+
+// offWire reports whether the link leads to where no state tells.
+func (n *Network) offWire(s *Space, l *probe.Link) bool {
+	if l.Kind == "veth" {
+		_, peer := n.peer(s, l)
+		return peer == nil
+	}
+	return l.Kind == "device"
+}
+
+func sharesSubnet(a, b *probe.Link) bool {
+	for _, p := range a.IPv4() {
+		for _, q := range b.IPv4() {
+			if p.Masked() == q.Masked() {
+				return true
+			}
+		}
+	}
+	return false
 }
