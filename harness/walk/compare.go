@@ -77,20 +77,40 @@ func (m *matcher) leg(path *predict.Path, k kind, first int) []Step {
 	return steps
 }
 
-// find returns the first frame of a step, or -1.
+// find returns the frame of a step, or -1: the first that no step has yet, that
+// is not older than the step before, and that is as predicted. A bridge that
+// floods, or a detour, shows others at the same place.
 func (m *matcher) find(h *predict.Hop, k kind) int {
-	i := slices.IndexFunc(m.frames, func(f sighted) bool { return m.is(&f, h, k) })
-	if i >= 0 {
-		m.used[i] = true
+	best, bestScore := -1, 0
+	for i := range m.frames {
+		f := &m.frames[i]
+		if !m.is(f, h, k) {
+			continue
+		}
+		score := 1
+		if !m.used[i] {
+			score++
+		}
+		if !f.Time.Before(m.last) {
+			score++
+		}
+		if len(differences(&h.Frame, &f.frame, f.fragment)) == 0 {
+			score++
+		}
+		if score > bestScore {
+			best, bestScore = i, score
+		}
 	}
-	return i
+	if best >= 0 {
+		m.used[best] = true
+	}
+	return best
 }
 
 func (m *matcher) count(h *predict.Hop, k kind) int {
 	seqs := map[uint16]bool{}
 	for i := range m.frames {
 		if f := &m.frames[i]; m.is(f, h, k) {
-			m.used[i] = true
 			seqs[f.seq] = true
 		}
 	}

@@ -215,6 +215,9 @@ func (w *run) noteOthers(m *matcher) {
 		if p == nil {
 			continue
 		}
+		if p.Arrived != nil && p.Astray != nil {
+			r.Notes = append(r.Notes, fmt.Sprintf("it arrives by a detour: %s (on %s: %s)", p.Astray.Cause, p.Astray.On, p.Astray.Mend))
+		}
 		for _, h := range p.Hops {
 			for _, d := range h.Decisions {
 				if d.Kind == "nat" {

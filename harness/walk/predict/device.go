@@ -135,7 +135,7 @@ func (w *walker) bridge(s *Space, br, from *probe.Link, f *Frame) {
 		port = s.State.Link(e.Dev)
 		w.decide("fdb", "%s", e)
 	} else if port = w.portTowards(s, br, from, f); port != nil {
-		w.decide("fdb", "none for %s on %s: the bridge floods the frame, and %s leads there", f.DstMAC, br.Name, port.Name)
+		w.decide("fdb", "none yet for %s: it is behind %s", f.DstMAC, port.Name)
 	}
 	switch {
 	case port == nil:

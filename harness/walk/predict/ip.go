@@ -14,9 +14,6 @@ type walker struct {
 	path *Path
 	// pending are decisions since the last hop.
 	pending []Decision
-	// suspect is the first entry on the way that leads elsewhere than it
-	// ought to: where the packet does not arrive, that is why.
-	suspect *Drop
 }
 
 // maxHops ends what goes round in circles without a TTL, as between bridges.
@@ -72,16 +69,17 @@ func (w *walker) hop(s *Space, l *probe.Link, d Direction, f *Frame, format stri
 
 func (w *walker) drop(s *Space, dev, cause, on, mend string) {
 	d := &Drop{Space: s.name(), Interface: dev, Cause: cause, Mend: mend, On: on, Decisions: w.pending}
-	if x := w.suspect; x != nil && x.Cause != cause {
+	if x := w.path.Astray; x != nil && x.Cause != cause {
 		d.Cause, d.Mend, d.On = x.Cause+"; so "+cause, x.Mend, x.On
 	}
 	w.path.Drop, w.path.End = d, s.name()
 }
 
-// suspicion notes what leads astray.
+// suspicion notes the first entry that leads astray: where the packet does not
+// arrive, that is why.
 func (w *walker) suspicion(s *Space, cause, on, mend string) {
-	if w.suspect == nil {
-		w.suspect = &Drop{Space: s.name(), Cause: cause, Mend: mend, On: on}
+	if w.path.Astray == nil {
+		w.path.Astray = &Drop{Space: s.name(), Cause: cause, Mend: mend, On: on}
 	}
 }
 

@@ -28,11 +28,36 @@ func (w *walker) resolve(s *Space, l *probe.Link, a netip.Addr) (topology.MAC, b
 		return topology.MAC{}, false
 	}
 	if mac := w.arp(s, l, a); !mac.IsZero() {
-		w.decide("neighbour", "none for %s dev %s: ARP asks, and %s answers", a, l.Name, mac)
+		w.decide("neighbour", "none yet for %s dev %s: ARP finds %s", a, l.Name, mac)
 		return mac, true
 	}
+	w.blame(a)
 	w.drop(s, l.Name, fmt.Sprintf("%s %s on %s, and nobody there answers ARP: the kernel drops the packet", s.name(), have, l.Name), "", "")
 	return topology.MAC{}, false
+}
+
+// blame looks for why who has the address cannot be asked for it.
+func (w *walker) blame(a netip.Addr) {
+	owner, l := w.net.holder(a)
+	if owner == nil {
+		return
+	}
+	down := func(s *Space, l *probe.Link) {
+		w.suspicion(s, fmt.Sprintf("%s is down on %s", l.Name, s.name()), s.name(), "ip link set "+l.Name+" up")
+	}
+	if !l.Up {
+		down(owner, l)
+		return
+	}
+	if l.Kind != "veth" {
+		return
+	}
+	if other, peer := w.net.peer(owner, l); peer != nil && !peer.Up {
+		down(other, peer)
+	} else if peer != nil && peer.Master == 0 && len(peer.Addresses) == 0 {
+		w.suspicion(other, fmt.Sprintf("%s of %s, the other end of %s's %s, is a port of no bridge", peer.Name, other.name(), owner.name(), l.Name),
+			other.name(), "ip link set "+peer.Name+" master cni0")
+	}
 }
 
 // unresolvedVTEP ends a packet whose next hop is behind a VXLAN device: an ARP

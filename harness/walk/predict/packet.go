@@ -105,6 +105,9 @@ type Path struct {
 	Arrived *Frame `json:"arrived,omitempty"`
 	// Drop says why it does not arrive.
 	Drop *Drop `json:"drop,omitempty"`
+	// Astray is the first entry that leads elsewhere than it ought to, also
+	// where the packet arrives by a detour.
+	Astray *Drop `json:"astray,omitempty"`
 
 	translated []translation
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -54,7 +55,11 @@ func (p *printer) leg(leg walk.NamedLeg) {
 		p.line(p.paint("and back:", bold))
 	}
 	for i := range leg.Steps {
-		p.step(&leg.Steps[i])
+		var before *walk.Step
+		if i > 0 {
+			before = &leg.Steps[i-1]
+		}
+		p.step(before, &leg.Steps[i])
 	}
 	if leg.Predicted != nil {
 		p.line("")
@@ -63,7 +68,8 @@ func (p *printer) leg(leg walk.NamedLeg) {
 	}
 }
 
-func (p *printer) step(s *walk.Step) {
+// step writes a step; headers that are as they were a step before are left out.
+func (p *printer) step(before, s *walk.Step) {
 	p.line("")
 	head := fmt.Sprintf("%*d. %s %s, %s", numberWidth-2, s.Number, s.Space, s.Interface, s.Direction)
 	time := after(s)
@@ -76,7 +82,9 @@ func (p *printer) step(s *walk.Step) {
 	p.wrapped(numberWidth, numberWidth, s.Does, "")
 	p.rows(decided(s.Decisions), "")
 	f, port := frame(s)
-	p.rows(headers(f, port), dim)
+	if rows := headers(f, port); before == nil || !slices.Equal(rows, headers(frame(before))) {
+		p.rows(rows, dim)
+	}
 	if s.Seen != nil && s.Seen.By != "" {
 		p.rows([]row{{"known by", s.Seen.By}}, dim)
 	}
