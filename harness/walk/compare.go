@@ -107,11 +107,18 @@ func (m *matcher) find(h *predict.Hop, k kind) int {
 	return best
 }
 
+// count is how many of the packets were seen at a step; what of them is as
+// predicted needs no further mention.
 func (m *matcher) count(h *predict.Hop, k kind) int {
 	seqs := map[uint16]bool{}
 	for i := range m.frames {
-		if f := &m.frames[i]; m.is(f, h, k) {
-			seqs[f.seq] = true
+		f := &m.frames[i]
+		if !m.is(f, h, k) {
+			continue
+		}
+		seqs[f.seq] = true
+		if len(differences(&h.Frame, &f.frame, f.fragment)) == 0 {
+			m.used[i] = true
 		}
 	}
 	return len(seqs)

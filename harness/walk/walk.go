@@ -210,7 +210,12 @@ func (w *run) noteOthers(m *matcher) {
 		}
 		elsewhere[fmt.Sprintf("also seen at %s, %s, where it was not expected", f.at, f.Direction)] = true
 	}
-	r.Notes = append(r.Notes, slices.Sorted(keys(elsewhere))...)
+	places := slices.Sorted(keys(elsewhere))
+	const enough = 6 // a prediction that is wrong leaves all that follows over
+	if more := len(places) - enough; more > 0 {
+		places = append(places[:enough], fmt.Sprintf("and at %d more", more))
+	}
+	r.Notes = append(r.Notes, places...)
 	for _, p := range []*predict.Path{w.there, w.back} {
 		if p == nil {
 			continue
@@ -218,11 +223,11 @@ func (w *run) noteOthers(m *matcher) {
 		if p.Arrived != nil && p.Astray != nil {
 			r.Notes = append(r.Notes, fmt.Sprintf("it arrives by a detour: %s (on %s: %s)", p.Astray.Cause, p.Astray.On, p.Astray.Mend))
 		}
-		for _, h := range p.Hops {
-			for _, d := range h.Decisions {
-				if d.Kind == "nat" {
-					r.Notes = append(r.Notes, h.Space+": "+d.Entry)
-				}
+	}
+	for _, h := range w.there.Hops {
+		for _, d := range h.Decisions {
+			if d.Kind == "nat" {
+				r.Notes = append(r.Notes, h.Space+": "+d.Entry)
 			}
 		}
 	}

@@ -14,6 +14,9 @@ type walker struct {
 	path *Path
 	// pending are decisions since the last hop.
 	pending []Decision
+	// answering says that the packet is an answer, of a flow that connection
+	// tracking knows.
+	answering bool
 }
 
 // maxHops ends what goes round in circles without a TTL, as between bridges.
@@ -33,7 +36,7 @@ func (n *Network) Predict(from string, p Packet) *Path {
 // Reply says where the answer to a packet goes that took this path. The path
 // must have arrived.
 func (n *Network) Reply(to *Path) *Path {
-	w := &walker{net: n, path: &Path{translated: to.translated}}
+	w := &walker{net: n, path: &Path{translated: to.translated}, answering: true}
 	a := to.Arrived
 	if s := n.Spaces[to.End]; s.sysctl("net/ipv4/icmp_echo_ignore_all", "0") != "0" {
 		w.drop(s, "", fmt.Sprintf("%s answers no echo requests: net.ipv4.icmp_echo_ignore_all is set", to.End),
@@ -130,7 +133,7 @@ func (w *walker) lookup(s *Space, dst netip.Addr, dev string) *probe.Route {
 	if v := s.vxlan(); astray && v != nil && !v.Up {
 		w.suspicion(s, fmt.Sprintf("%s is down on %s, and its routes are gone", v.Name, s.name()), s.name(), "ip link set "+v.Name+" up, and the routes anew")
 	}
-	if astray && (r == nil || r.Dst.Bits() < subnet.Bits()) {
+	if astray && (r == nil || r.Dst.Bits() < min(subnet.Bits(), w.net.Overlay.Bits())) {
 		w.suspicion(s, fmt.Sprintf("%s has no route to %s, the pods of %s", s.name(), subnet, owner.name()),
 			s.name(), w.net.routeTo(s, owner, subnet))
 	}
@@ -253,7 +256,7 @@ func (w *walker) forward(s *Space, in *probe.Link, f *Frame) {
 
 // masquerade gives what leaves the overlay the address of the interface.
 func (w *walker) masquerade(s *Space, out *probe.Link, f *Frame) {
-	if !s.Masquerade || !w.net.Overlay.Contains(f.Src) || w.net.Overlay.Contains(f.Dst) {
+	if w.answering || !s.Masquerade || !w.net.Overlay.Contains(f.Src) || w.net.Overlay.Contains(f.Dst) {
 		return
 	}
 	for _, p := range out.IPv4() {

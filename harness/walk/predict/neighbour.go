@@ -23,6 +23,10 @@ func (w *walker) resolve(s *Space, l *probe.Link, a netip.Addr) (topology.MAC, b
 	if i >= 0 {
 		have = fmt.Sprintf("has only `%s` for the next hop", s.State.Neighbours[i])
 	}
+	if mac, ok := w.arpThroughTunnel(s, l, a); ok {
+		w.decide("neighbour", "none yet for %s dev %s: ARP finds %s", a, l.Name, mac)
+		return mac, true
+	}
 	if l.VXLAN != nil {
 		w.unresolvedVTEP(s, l, a, have)
 		return topology.MAC{}, false
@@ -58,6 +62,18 @@ func (w *walker) blame(a netip.Addr) {
 		w.suspicion(other, fmt.Sprintf("%s of %s, the other end of %s's %s, is a port of no bridge", peer.Name, other.name(), owner.name(), l.Name),
 			other.name(), "ip link set "+peer.Name+" master cni0")
 	}
+}
+
+// arpThroughTunnel asks whom the device's entry for all MACs leads to.
+func (w *walker) arpThroughTunnel(s *Space, l *probe.Link, a netip.Addr) (topology.MAC, bool) {
+	owner, theirs := w.net.holder(a)
+	if l.VXLAN == nil || owner == nil || theirs.VXLAN == nil || theirs.VXLAN.VNI != l.VXLAN.VNI {
+		return topology.MAC{}, false
+	}
+	leads := slices.ContainsFunc(s.State.FDB, func(e probe.FDBEntry) bool {
+		return e.MAC.IsZero() && e.Dev == l.Name && owner.local(e.Dst)
+	})
+	return theirs.MAC, leads
 }
 
 // unresolvedVTEP ends a packet whose next hop is behind a VXLAN device: an ARP

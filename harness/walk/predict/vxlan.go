@@ -26,9 +26,8 @@ func (w *walker) encapsulate(s *Space, l *probe.Link, f *Frame) {
 	}
 	w.decide("fdb", "%s", entry)
 	w.judgeFDB(s, l, entry)
-	outer := f.wrap(v.Local, entry.Dst, usualTTL, vxlanOverhead, Encap{Kind: "vxlan", Port: v.Port, VNI: v.VNI})
-	w.decide("vxlan", "id %d local %s dstport %d", v.VNI, v.Local, v.Port)
-	if !s.local(v.Local) {
+	w.decide("vxlan", "%s", describe(v))
+	if v.Local.IsValid() && !s.local(v.Local) {
 		w.drop(s, l.Name, fmt.Sprintf("%s's local address %s is not an address of %s: the kernel finds no route for it, and drops the packet", l.Name, v.Local, s.name()),
 			s.name(), "")
 		return
@@ -41,7 +40,20 @@ func (w *walker) encapsulate(s *Space, l *probe.Link, f *Frame) {
 	if r == nil {
 		return
 	}
-	w.transmitIP(s, r, outer)
+	local := v.Local
+	if !local.IsValid() {
+		local = s.source(r, entry.Dst)
+	}
+	w.transmitIP(s, r, f.wrap(local, entry.Dst, usualTTL, vxlanOverhead, Encap{Kind: "vxlan", Port: v.Port, VNI: v.VNI}))
+}
+
+// describe is the device in the words of ip(8).
+func describe(v *probe.VXLAN) string {
+	s := fmt.Sprintf("id %d", v.VNI)
+	if v.Local.IsValid() {
+		s += " local " + v.Local.String()
+	}
+	return s + fmt.Sprintf(" dstport %d", v.Port)
 }
 
 // forwarding is the device's entry for a MAC, else that for all MACs.
@@ -85,7 +97,7 @@ func (w *walker) decapsulate(s *Space, in *probe.Link, f *Frame) {
 		return
 	}
 	inner := *f.Inner
-	w.decide("vxlan", "id %d dstport %d", l.VXLAN.VNI, l.VXLAN.Port)
+	w.decide("vxlan", "%s", describe(l.VXLAN))
 	if !w.hop(s, l, In, &inner, "VNI and port are those of %s: it takes the packet out of its wrapping", l.Name) {
 		return
 	}

@@ -75,7 +75,7 @@ func after(s *walk.Step) string {
 	if s.Seen == nil {
 		return "not seen"
 	}
-	return fmt.Sprintf("+%d µs", s.Seen.After.Microseconds())
+	return fmt.Sprintf("+%.1f µs", float64(s.Seen.After.Nanoseconds())/1000)
 }
 
 // innermost is what is in the tunnel, or the frame itself.
