@@ -95,7 +95,8 @@ func (w *run) walk(ctx context.Context) error {
 	}
 	r := w.report
 	t := listen(w.lab, places(w.net, []Endpoint{r.From, r.To}, w.there, w.back))
-	defer t.close()
+	// The kernel takes its time to let go of a ring, and nobody need wait.
+	defer func() { go t.close() }()
 	if err := w.send(ctx); err != nil {
 		return err
 	}

@@ -114,13 +114,23 @@ func (w *walker) bridged(s *Space, br, port *probe.Link, f *Frame) {
 		return
 	}
 	if f.DstMAC == br.MAC {
-		w.decide("fdb", "%s dev %s: the bridge's own", br.MAC, br.Name)
+		w.decideOwn(s, br)
 		if w.hop(s, br, In, f, "the frame is for bridge %s itself: the packet enters the host's stack", br.Name) {
 			w.input(s, br, f)
 		}
 		return
 	}
 	w.bridge(s, br, port, f)
+}
+
+// decideOwn names the entry by which a bridge knows its own MAC.
+func (w *walker) decideOwn(s *Space, br *probe.Link) {
+	i := slices.IndexFunc(s.State.FDB, func(e probe.FDBEntry) bool { return e.MAC == br.MAC && e.Dev == br.Name && !e.Self })
+	if i >= 0 {
+		w.decide("fdb", "%s", s.State.FDB[i])
+		return
+	}
+	w.decide("fdb", "%s is %s itself", br.MAC, br.Name)
 }
 
 // bridge sends a frame out of the port that leads to its MAC.

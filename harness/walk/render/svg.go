@@ -53,7 +53,7 @@ func (d *drawing) draw(r *walk.Report) {
 		columns += len(l.interfaces)
 	}
 	width := max(2*margin+columns*laneWidth, 480)
-	height := headHeight + (steps(r)+2)*rowHeight
+	height := headHeight + (steps(r)+3)*rowHeight
 	d.printf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img">`+"\n", width, height, width, height)
 	d.printf("<title>%s</title>\n<style>%s</style>\n", html.EscapeString(title(r)), svgStyle)
 	d.printf(`<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" fill="context-stroke"/></marker></defs>` + "\n")
@@ -69,7 +69,17 @@ func (d *drawing) draw(r *walk.Report) {
 	if r.Verdict != walk.Arrived {
 		class = ` class="bad"`
 	}
+	if r.Divergence != nil && steps(r) > 0 {
+		d.end(lastStep(r))
+	}
 	d.printf(`<text x="%d" y="%d"%s>%s</text>`+"\n</svg>\n", margin, d.y, class, html.EscapeString(outcome(r)))
+}
+
+// end draws a cross where the packet was seen last.
+func (d *drawing) end(s *walk.Step) {
+	x, y := d.x[s.Tap()], d.y-rowHeight/2
+	d.printf(`<path class="arrow lost" d="M%d %dl12 12m0 -12l-12 12" stroke-dasharray="none"/>`+"\n", x-6, y-6)
+	d.y += rowHeight / 2
 }
 
 func (d *drawing) lanes(all []lane, height int) {
