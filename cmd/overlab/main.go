@@ -116,6 +116,7 @@ second, shows what is in them, and judges whether they do what they must.
 Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 		Example: `  overlab up                     a master and two workers on a VXLAN overlay
   overlab test                   judge it
+  overlab walk pod-3 pod-5       follow one packet, hop by hop
   overlab shell node-1           look around on a node
   overlab down`,
 		SilenceUsage:  true,

@@ -37,11 +37,13 @@ const svgStyle = `
 text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#1c2024}
 .space{fill:#eef2f6;stroke:#b8c2cc}.name{font-weight:600}
 .life{stroke:#b8c2cc;stroke-dasharray:3 4}
-.arrow{stroke:#2f6f9f;stroke-width:2;fill:none}.reply{stroke:#5a7d3a}
-.lost{stroke:#b3261e;stroke-dasharray:5 4}.bad{fill:#b3261e;font-weight:600}
+.arrow{stroke:#2f6f9f;stroke-width:2;fill:none}.arrow.reply{stroke:#5a7d3a}
+.arrow.lost,.cross{stroke:#b3261e}.arrow.lost{stroke-dasharray:5 4}.cross{stroke-width:2;fill:none}
+.head{fill:#2f6f9f}.head.reply{fill:#5a7d3a}.head.lost{fill:#b3261e}.bad{fill:#b3261e;font-weight:600}
 .small{font-size:11px}
 @media (prefers-color-scheme:dark){text{fill:#e6e8ea}.space{fill:#1f262d;stroke:#46525e}
-.life{stroke:#46525e}.arrow{stroke:#6fb3e0}.reply{stroke:#9cc474}.lost{stroke:#f2837b}.bad{fill:#f2837b}}
+.life{stroke:#46525e}.arrow{stroke:#6fb3e0}.arrow.reply{stroke:#9cc474}.arrow.lost,.cross{stroke:#f2837b}
+.head{fill:#6fb3e0}.head.reply{fill:#9cc474}.head.lost,.bad{fill:#f2837b}}
 `
 
 func (d *drawing) printf(format string, args ...any) { fmt.Fprintf(d.out, format, args...) }
@@ -56,7 +58,11 @@ func (d *drawing) draw(r *walk.Report) {
 	height := headHeight + (steps(r)+3)*rowHeight
 	d.printf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img">`+"\n", width, height, width, height)
 	d.printf("<title>%s</title>\n<style>%s</style>\n", html.EscapeString(title(r)), svgStyle)
-	d.printf(`<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" fill="context-stroke"/></marker></defs>` + "\n")
+	d.printf("<defs>")
+	for _, name := range []string{"arrow", "reply", "lost"} {
+		d.printf(`<marker id="head-%s" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="head %s" d="M0 0L8 4L0 8z"/></marker>`, name, name)
+	}
+	d.printf("</defs>\n")
 	d.lanes(all, height)
 	d.y = headHeight + rowHeight
 	for _, leg := range r.Legs() {
@@ -78,7 +84,7 @@ func (d *drawing) draw(r *walk.Report) {
 // end draws a cross where the packet was seen last.
 func (d *drawing) end(s *walk.Step) {
 	x, y := d.x[s.Tap()], d.y-rowHeight/2
-	d.printf(`<path class="arrow lost" d="M%d %dl12 12m0 -12l-12 12" stroke-dasharray="none"/>`+"\n", x-6, y-6)
+	d.printf(`<path class="cross" d="M%d %dl12 12m0 -12l-12 12"/>`+"\n", x-6, y-6)
 	d.y += rowHeight / 2
 }
 
@@ -92,7 +98,7 @@ func (d *drawing) lanes(all []lane, height int) {
 			mid := x + laneWidth/2
 			d.x[l.name+":"+dev] = mid
 			d.printf(`<text class="small" x="%d" y="50" text-anchor="middle">%s</text>`, mid, html.EscapeString(dev))
-			d.printf(`<line class="life" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", mid, headHeight, mid, height-2*rowHeight+8)
+			d.printf(`<line class="life" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", mid, headHeight, mid, height-3*rowHeight)
 			x += laneWidth
 		}
 	}
@@ -100,19 +106,19 @@ func (d *drawing) lanes(all []lane, height int) {
 
 func (d *drawing) step(from, s *walk.Step, leg string) {
 	a, b := d.x[from.Tap()], d.x[s.Tap()]
-	class := "arrow"
+	class, head := "arrow", "arrow"
 	if leg == "reply" {
-		class += " reply"
+		class, head = "arrow reply", "reply"
 	}
 	if s.Seen == nil {
-		class += " lost"
+		class, head = "arrow lost", "lost"
 	}
 	label := fmt.Sprintf("%d. %s", s.Number, short(s))
 	d.printf(`<g><title>%s</title>`, html.EscapeString(s.Does))
 	if a == b {
 		d.printf(`<circle class="%s" cx="%d" cy="%d" r="4"/>`, class, b, d.y)
 	} else {
-		d.printf(`<line class="%s" x1="%d" y1="%d" x2="%d" y2="%d" marker-end="url(#head)"/>`, class, a, d.y, b, d.y)
+		d.printf(`<line class="%s" x1="%d" y1="%d" x2="%d" y2="%d" marker-end="url(#head-%s)"/>`, class, a, d.y, b, d.y, head)
 	}
 	anchor, x := "start", min(a, b)+6
 	if a > b {

@@ -50,16 +50,30 @@ const (
 )
 
 func (p *printer) leg(leg walk.NamedLeg) {
-	if leg.Name == "reply" && len(leg.Steps) > 0 {
+	seen := 0
+	for i := range leg.Steps {
+		if leg.Steps[i].Seen != nil {
+			seen = i + 1
+		}
+	}
+	if leg.Name == "reply" {
+		if seen == 0 && leg.Predicted == nil {
+			return // the request did not come so far
+		}
 		p.line("")
 		p.line(p.paint("and back:", bold))
 	}
-	for i := range leg.Steps {
+	shown := min(seen+1, len(leg.Steps)) // with the first that it did not take
+	for i := range leg.Steps[:shown] {
 		var before *walk.Step
 		if i > 0 {
 			before = &leg.Steps[i-1]
 		}
 		p.step(before, &leg.Steps[i])
+	}
+	if more := len(leg.Steps) - shown; more > 0 {
+		p.line("")
+		p.wrapped(numberWidth, labelAt, fmt.Sprintf("and %d more steps that it was to take", more), dim)
 	}
 	if leg.Predicted != nil {
 		p.line("")
