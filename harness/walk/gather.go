@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -60,14 +61,7 @@ func (s sessions) close() error {
 	return errors.Join(errs...)
 }
 
-func (s sessions) names() []string {
-	var names []string
-	for name := range s {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
+func (s sessions) names() []string { return slices.Sorted(maps.Keys(s)) }
 
 // open opens a session in each namespace. A lab need not have one for the
 // underlay.

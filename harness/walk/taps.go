@@ -3,6 +3,7 @@ package walk
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -57,7 +58,7 @@ func places(n *predict.Network, ends []Endpoint, paths ...*predict.Path) []place
 		}
 	}
 	more := 0
-	for _, name := range slices.Sorted(keys(spaces)) {
+	for _, name := range slices.Sorted(maps.Keys(spaces)) {
 		if n.Spaces[name] == nil || name == underlaySpace {
 			continue
 		}
@@ -68,16 +69,6 @@ func places(n *predict.Network, ends []Endpoint, paths ...*predict.Path) []place
 		}
 	}
 	return all
-}
-
-func keys(m map[string]bool) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // interesting lets through what the packet can be in, and ARP, which shows what

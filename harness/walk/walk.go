@@ -3,6 +3,7 @@ package walk
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -211,7 +212,7 @@ func (w *run) noteOthers(m *matcher) {
 		}
 		elsewhere[fmt.Sprintf("also seen at %s, %s, where it was not expected", f.at, f.Direction)] = true
 	}
-	places := slices.Sorted(keys(elsewhere))
+	places := slices.Sorted(maps.Keys(elsewhere))
 	const enough = 6 // a prediction that is wrong leaves all that follows over
 	if more := len(places) - enough; more > 0 {
 		places = append(places[:enough], fmt.Sprintf("and at %d more", more))

@@ -5,6 +5,7 @@
 package predict
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -144,14 +145,9 @@ func (s *Space) ports(bridge int) []*probe.Link {
 // sorted returns the namespaces in the order of their names: what is looked
 // for in all of them is found in the same one each time.
 func (n *Network) sorted() []*Space {
-	var names []string
-	for name := range n.Spaces {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	out := make([]*Space, len(names))
-	for i, name := range names {
-		out[i] = n.Spaces[name]
+	var out []*Space
+	for _, name := range slices.Sorted(maps.Keys(n.Spaces)) {
+		out = append(out, n.Spaces[name])
 	}
 	return out
 }
