@@ -63,7 +63,14 @@ func (w *run) diverges(ctx context.Context, leg NamedLeg) *Divergence {
 		}
 		return d
 	}
-	return w.unexplained(ctx, leg, last)
+	d := absence(leg, last)
+	switch {
+	case len(w.report.Doubts) > 0:
+		d.Cause = "nothing can be said: frames are missing from the capture"
+	case d.Cause == "":
+		w.explain(ctx, d, leg.Steps[last+1].Space)
+	}
+	return d
 }
 
 // predicted is the end that the state foretold.
@@ -81,21 +88,24 @@ func (w *run) predicted(leg NamedLeg, last int) *Divergence {
 	return d
 }
 
-// unexplained looks for the cause of an end that the state does not show.
-func (w *run) unexplained(ctx context.Context, leg NamedLeg, last int) *Divergence {
+// absence is an end that the state does not foretell: the step after the last
+// was not seen.
+func absence(leg NamedLeg, last int) *Divergence {
 	missing := &leg.Steps[last+1]
 	d := &Divergence{Leg: leg.Name, Where: missing.Tap(), What: fmt.Sprintf("not seen at %s, %s", missing.Tap(), missing.Direction)}
-	space := missing.Space
-	if last >= 0 {
-		s := &leg.Steps[last]
-		d.Step, d.What = s.Number, fmt.Sprintf("seen at %s, %s, and not at %s, %s", s.Tap(), s.Direction, missing.Tap(), missing.Direction)
-		if s.Direction == predict.Out && missing.Space != s.Space {
-			d.Cause = fmt.Sprintf("what %s sent did not come out at %s: the link between them lost it", s.Tap(), missing.Tap())
-		}
-	}
-	if d.Cause != "" {
+	if last < 0 {
 		return d
 	}
+	s := &leg.Steps[last]
+	d.Step, d.What = s.Number, fmt.Sprintf("seen at %s, %s, and not at %s, %s", s.Tap(), s.Direction, missing.Tap(), missing.Direction)
+	if s.Direction == predict.Out && missing.Space != s.Space {
+		d.Cause = fmt.Sprintf("what %s sent did not come out at %s: the link between them lost it", s.Tap(), missing.Tap())
+	}
+	return d
+}
+
+// explain looks for the cause of an end in a namespace's firewall.
+func (w *run) explain(ctx context.Context, d *Divergence, space string) {
 	found, err := w.netfilter(ctx, space)
 	switch {
 	case err != nil:
@@ -106,5 +116,4 @@ func (w *run) unexplained(ctx context.Context, leg NamedLeg, last int) *Divergen
 	default:
 		d.Cause = fmt.Sprintf("%s dropped it, for a reason that neither its state nor its firewall (nftables) shows", space)
 	}
-	return d
 }

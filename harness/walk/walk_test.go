@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/harness/walk"
@@ -91,7 +92,7 @@ func TestWalk(t *testing.T) {
 }
 
 // TestFaults: with each fault the first divergence is where it takes effect,
-// and its cause is named, with what mends it.
+// and its cause is named; and what is said to mend it does.
 func TestFaults(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -101,6 +102,8 @@ func TestFaults(t *testing.T) {
 		// cause and mend are parts of what is said.
 		cause, mend string
 		options     walk.Options
+		// advice says that the mend is no command, or not all that it takes.
+		advice bool
 	}{
 		{
 			name: "no FDB entry", spoil: change("master", func(p *topology.Plan) probe.Change {
@@ -142,7 +145,7 @@ func TestFaults(t *testing.T) {
 			name: "a device down", spoil: change("node-1", func(*topology.Plan) probe.Change {
 				return probe.Change{Link: "flannel.1", Down: true}
 			}),
-			leg: "request", where: "node-1:flannel.1", cause: "flannel.1 is down on node-1", mend: "ip link set flannel.1 up",
+			leg: "request", where: "node-1:flannel.1", cause: "flannel.1 is down on node-1", mend: "ip link set flannel.1 up", advice: true,
 		},
 		{
 			name: "the pod's veth down", spoil: change("node-1", func(*topology.Plan) probe.Change {
@@ -156,7 +159,7 @@ func TestFaults(t *testing.T) {
 				l.Exec(t, "node-1", "ip", "link", "add", "flannel.1", "address", l.Plan().Nodes[1].VtepMAC.String(), "type", "vxlan", "id", "2", "dev", "ens3", "local", "172.16.1.9", "dstport", "8472", "nolearning")
 				l.Exec(t, "node-1", "ip", "link", "set", "flannel.1", "up")
 			},
-			leg: "request", where: "node-1:ens3", cause: "the packet has VNI 1 and node-1's flannel.1 has VNI 2", mend: "type vxlan id 1",
+			leg: "request", where: "node-1:ens3", cause: "the packet has VNI 1 and node-1's flannel.1 has VNI 2", mend: "type vxlan id 1", advice: true,
 		},
 		{
 			name: "another port", spoil: func(t *testing.T, l *labtest.Lab) {
@@ -164,7 +167,7 @@ func TestFaults(t *testing.T) {
 				l.Exec(t, "node-1", "ip", "link", "add", "flannel.1", "address", l.Plan().Nodes[1].VtepMAC.String(), "type", "vxlan", "id", "1", "dev", "ens3", "local", "172.16.1.9", "dstport", "4789", "nolearning")
 				l.Exec(t, "node-1", "ip", "link", "set", "flannel.1", "up")
 			},
-			leg: "request", where: "node-1:ens3", cause: "UDP port 8472 and node-1's flannel.1 listens on 4789", mend: "dstport 8472",
+			leg: "request", where: "node-1:ens3", cause: "UDP port 8472 and node-1's flannel.1 listens on 4789", mend: "dstport 8472", advice: true,
 		},
 		{
 			name: "no forwarding", spoil: func(t *testing.T, l *labtest.Lab) {
@@ -187,11 +190,11 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			name: "too large with DF", spoil: func(*testing.T, *labtest.Lab) {}, options: walk.Options{Size: 1451, DF: true},
-			leg: "request", where: "master-pod-1:eth0", cause: "eth0 has mtu 1450", mend: "send at most 1450 bytes",
+			leg: "request", where: "master-pod-1:eth0", cause: "eth0 has mtu 1450", mend: "send at most 1450 bytes", advice: true,
 		},
 		{
 			name: "a TTL that is used up", spoil: func(*testing.T, *labtest.Lab) {}, options: walk.Options{TTL: 2},
-			leg: "request", where: "node-1:flannel.1", cause: "the TTL is used up on node-1",
+			leg: "request", where: "node-1:flannel.1", cause: "the TTL is used up on node-1", advice: true,
 		},
 		{
 			name: "policy DROP", spoil: func(t *testing.T, l *labtest.Lab) {
@@ -229,6 +232,17 @@ func TestFaults(t *testing.T) {
 			}
 			if !strings.Contains(d.Mend, test.mend) {
 				t.Errorf("the mend is %q, without %q", d.Mend, test.mend)
+			}
+			if test.advice {
+				return
+			}
+			lab.Exec(t, d.On, "sh", "-c", d.Mend)
+			// The kernel tells a bridge of a port's carrier within a second.
+			deadline := time.Now().Add(10 * time.Second)
+			for r = nil; r == nil || r.Verdict != walk.Arrived; {
+				if r = run(t, lab, "master-pod-1", "node-1-pod-1", test.options); time.Now().After(deadline) {
+					t.Fatalf("after the mend: %+v", r.Divergence)
+				}
 			}
 		})
 	}
