@@ -102,6 +102,9 @@ func (p *printer) step(before, s *walk.Step) {
 	if s.Seen != nil && s.Seen.By != "" {
 		p.rows([]row{{"known by", s.Seen.By}}, dim)
 	}
+	if s.Seen != nil && s.Seen.Fragment {
+		p.rows([]row{{"fragment", "this is one of several"}}, dim)
+	}
 	for _, d := range s.Differences {
 		p.rows([]row{{"DIFFERS", d}}, red)
 	}
