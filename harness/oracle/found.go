@@ -24,7 +24,7 @@ func (c *cluster) found(name string, states map[string]*probe.State) []Fact {
 		}
 	}
 	for _, r := range st.Routes {
-		if !kernels(r.Dst.Addr()) {
+		if !kernels(r.Dst.Addr()) && !ofAddress(r) {
 			r.Dev = s.called(r.Dev)
 			facts = append(facts, route(r))
 		}
@@ -52,6 +52,12 @@ func (c *cluster) found(name string, states map[string]*probe.State) []Fact {
 // it: the loopback's, multicast, and IPv6's on each link.
 func kernels(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsMulticast() || a.Is6() && a.IsLinkLocalUnicast()
+}
+
+// ofAddress reports whether a route is the one that the kernel adds with an
+// IPv6 address that is alone in its prefix; of IPv4 it adds none.
+func ofAddress(r probe.Route) bool {
+	return r.Dst.Addr().Is6() && r.Dst.IsSingleIP() && r.Protocol == "kernel"
 }
 
 // space is one namespace's dump, with the names that its links have in the plan.

@@ -57,6 +57,9 @@ func newCluster(p *topology.Plan, leases []lease.Lease, states map[string]*probe
 			if l.Subnet == n.PodCIDR.Masked() && !l.VtepMAC.IsZero() {
 				c.macs4[n.Name] = l.VtepMAC
 			}
+			if l.Subnet6.IsValid() && l.Subnet6 == n.PodCIDR6.Masked() && !l.VtepMAC6.IsZero() {
+				c.macs6[n.Name] = l.VtepMAC6
+			}
 		}
 		if !n.VtepMAC.IsZero() {
 			c.macs4[n.Name] = n.VtepMAC
