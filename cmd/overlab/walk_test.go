@@ -8,7 +8,6 @@ import (
 
 	"github.com/overlab/overlab/harness/walk"
 	"github.com/overlab/overlab/harness/walk/render"
-	"github.com/overlab/overlab/internal/tuntap"
 	"github.com/overlab/overlab/labs"
 	"github.com/overlab/overlab/topology"
 )
@@ -20,12 +19,7 @@ func TestWalkOfShippedLabs(t *testing.T) {
 	for _, l := range labs.All() {
 		t.Run(l.Name, func(t *testing.T) {
 			o := newOverlab(t)
-			if r := o.run(t, "up", l.Name); r.code != 0 {
-				if strings.Contains(r.err, tuntap.Path) {
-					t.Skipf("SKIPPED, NOT TESTED: %s", r.err)
-				}
-				t.Fatal(r)
-			}
+			upOrSkip(t, o, l.Name)
 			var p topology.Plan
 			o.json(t, &p, "plan", "-o", "json", l.Name)
 			last := p.Pods[len(p.Pods)-1].Name

@@ -124,12 +124,16 @@ func (s *Space) isNode() bool {
 // vxlan returns the namespace's first VXLAN device, or nil.
 func (s *Space) vxlan() *probe.Link {
 	for i := range s.State.Links {
-		if s.State.Links[i].VXLAN != nil {
+		if wrapsIPv4(&s.State.Links[i]) {
 			return &s.State.Links[i]
 		}
 	}
 	return nil
 }
+
+// wrapsIPv4 reports whether the link is a VXLAN device whose outer packets are
+// IPv4: dual stack has another of the same VNI and port, on a socket of IPv6.
+func wrapsIPv4(l *probe.Link) bool { return l.VXLAN != nil && !l.VXLAN.Local.Is6() }
 
 // ports returns the links that are ports of the bridge.
 func (s *Space) ports(bridge int) []*probe.Link {

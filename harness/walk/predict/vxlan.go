@@ -114,7 +114,7 @@ func (w *walker) receiver(s *Space, in *probe.Link, e *Encap) *probe.Link {
 	var near *probe.Link
 	for i := range s.State.Links {
 		l := &s.State.Links[i]
-		if l.VXLAN == nil {
+		if !wrapsIPv4(l) {
 			continue
 		}
 		near = l
