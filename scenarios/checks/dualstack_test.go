@@ -17,7 +17,7 @@ func TestSoundDualStack(t *testing.T) {
 		backend string
 		passed  int
 	}{
-		"vxlan":   {"vxlan", 58},
+		"vxlan":   {"vxlan", 59},
 		"host-gw": {"host-gw", 32},
 	} {
 		t.Run(name, func(t *testing.T) {
