@@ -311,10 +311,11 @@ const table = "site"
 // nft adds rules in a table and chain of their own; chain is as "filter hook
 // forward priority -10".
 func (s *Scene) nft(space, family, chain string, rules ...string) {
-	s.on(space, "nft add table "+family+" "+table, "nft delete table "+family+" "+table)
-	s.on(space, "nft add chain "+family+" "+table+" policy { type "+chain+" ; }", "")
+	// One argument each: nft would take a negative priority for an option.
+	s.step(space, []string{"nft", "add table " + family + " " + table}, []string{"nft", "delete table " + family + " " + table})
+	s.step(space, []string{"nft", "add chain " + family + " " + table + " policy { type " + chain + " ; }"}, nil)
 	for _, r := range rules {
-		s.on(space, "nft add rule "+family+" "+table+" policy "+r, "")
+		s.step(space, []string{"nft", "add rule " + family + " " + table + " policy " + r}, nil)
 	}
 }
 
