@@ -167,10 +167,9 @@ that made it so.`,
 			return err
 		}
 		defer lab.Close()
-		joined, err := c.rejoin(ctx, lab, "fault", "inject", "--node="+where.Node, "--peer="+where.Peer,
-			fmt.Sprintf("--show=%t", show), "-o", out.value, "--", f.ID)
-		if joined || err != nil {
-			return err
+		if outside, ok := lab.(topology.Joiner); ok && !netns.Inside() {
+			return c.inside(ctx, outside, []string{netns.Self, "fault", "inject", "--node=" + where.Node, "--peer=" + where.Peer,
+				fmt.Sprintf("--show=%t", show), "-o", out.value, "--", f.ID})
 		}
 		j, err := journal(ctx, lab)
 		if err != nil {
@@ -196,7 +195,9 @@ func writeInjected(w io.Writer, lab topology.Lab, r faults.Record, show bool) er
 	fmt.Fprintf(w, "%s: %s\n", r.ID, r.Title)
 	var err error
 	for _, s := range r.Steps {
-		_, err = fmt.Fprintf(w, "  %s\n", s.Do)
+		if do := s.Do.String(); do != "" {
+			_, err = fmt.Fprintf(w, "  %s\n", do)
+		}
 	}
 	return err
 }
@@ -227,9 +228,9 @@ are named, whichever command put them in.`,
 			return err
 		}
 		defer lab.Close()
-		argv := append([]string{"fault", "clear", fmt.Sprintf("--force=%t", force), "-o", out.value, "--"}, args...)
-		if joined, err := c.rejoin(ctx, lab, argv...); joined || err != nil {
-			return err
+		if outside, ok := lab.(topology.Joiner); ok && !netns.Inside() {
+			argv := []string{netns.Self, "fault", "clear", fmt.Sprintf("--force=%t", force), "-o", out.value, "--"}
+			return c.inside(ctx, outside, append(argv, args...))
 		}
 		j, err := journal(ctx, lab)
 		if err != nil {

@@ -61,6 +61,7 @@ func addressFaults() []Fault {
 				b := s.node.PodCIDR.Masked().Addr().As4()
 				b[3] = 200
 				wrong := fmt.Sprintf("%d.%d.%d.%d/%d", b[0], b[1], b[2], b[3], s.pod.Address.Bits())
+				s.forgetMACs(s.node)
 				s.script(s.pod.Name,
 					append([]string{"ip addr del " + s.pod.Address.String() + " dev eth0", "ip addr add " + wrong + " dev eth0"}, s.podRoutes()...),
 					append([]string{"ip addr del " + wrong + " dev eth0", "ip addr add " + s.pod.Address.String() + " dev eth0"}, s.podRoutes()...))

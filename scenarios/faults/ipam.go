@@ -2,6 +2,7 @@ package faults
 
 import (
 	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/topology"
 )
 
 // ipamFaults are those of addresses that were given twice.
@@ -18,6 +19,7 @@ func ipamFaults() []Fault {
 					return
 				}
 				s.pod, s.sibling = s.sibling, s.pod
+				s.forgetMACs(s.node)
 				has, takes := s.pod.Address.String(), s.sibling.Address.String()
 				s.script(s.pod.Name,
 					append([]string{"ip addr del " + has + " dev eth0", "ip addr add " + takes + " dev eth0"}, s.podRoutes()...),
@@ -32,6 +34,8 @@ func ipamFaults() []Fault {
 				there := s.plan.PodsOn(s.peer.Name)[0]
 				takes := s.pod.Address.String()
 				s.pod = &there
+				s.forgetMACs(s.peer)
+				s.forgetMACs(s.node)
 				s.script(there.Name,
 					append([]string{"ip addr add " + takes + " dev eth0", "ip addr del " + there.Address.String() + " dev eth0"}, onlink(s.podRoutes())...),
 					append([]string{"ip addr del " + takes + " dev eth0", "ip addr add " + there.Address.String() + " dev eth0"}, s.podRoutes()...))
@@ -47,4 +51,16 @@ func onlink(routes []string) []string {
 		out = append(out, r+" onlink")
 	}
 	return out
+}
+
+// forgetMACs lets a node and its pods forget, when the fault is taken out, which
+// MAC had which address.
+func (s *Scene) forgetMACs(n *topology.Node) {
+	flush := func(space, dev string) {
+		s.steps = append(s.steps, Step{Undo: Op{Space: space, Argv: []string{"ip", "neigh", "flush", "dev", dev}}})
+	}
+	flush(n.Name, bridge)
+	for _, p := range s.plan.PodsOn(n.Name) {
+		flush(p.Name, "eth0")
+	}
 }

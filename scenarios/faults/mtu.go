@@ -18,9 +18,13 @@ func mtuFaults() []Fault {
 			Break: func(s *Scene) { s.pause(s.node); s.mtu(s.node.Name, s.vtep(), s.plan.OverlayMTU(s.node)-50) },
 		},
 		{
-			ID: "PMTU-02", Title: "{node}'s flannel device has the MTU of the underlay", Breaks: "packets are fragmented on the underlay", Case: "flannel #463, #1011",
-			Checks: []string{"DP-04", "MTU-03"}, Needs: vxlan,
-			Break: func(s *Scene) { s.pause(s.node); s.mtu(s.node.Name, s.vtep(), s.node.Underlay().MTU) },
+			ID: "PMTU-02", Title: "{node}'s route to {peer}'s pods has a small MTU", Breaks: "large packets that must not be fragmented are refused", Case: "a routing daemon, a tuned route",
+			Checks: []string{"MTU-01", "CP-03"}, Needs: vxlan,
+			Break: func(s *Scene) {
+				r := s.peerRoute()
+				s.pause(s.node)
+				s.on(s.node.Name, fmt.Sprintf("ip route replace %s mtu lock %d", r, s.plan.OverlayMTU(s.node)-50), "ip route replace "+restored(r))
+			},
 		},
 		{
 			ID: "PMTU-03", Title: "{node}'s cni0 has a smaller MTU than its pods", Breaks: "large packets to the pods of {node} are refused", Case: "flannel #1614",

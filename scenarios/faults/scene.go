@@ -313,9 +313,9 @@ const table = "site"
 func (s *Scene) nft(space, family, chain string, rules ...string) {
 	// One argument each: nft would take a negative priority for an option.
 	s.step(space, []string{"nft", "add table " + family + " " + table}, []string{"nft", "delete table " + family + " " + table})
-	s.step(space, []string{"nft", "add chain " + family + " " + table + " policy { type " + chain + " ; }"}, nil)
+	s.step(space, []string{"nft", "add chain " + family + " " + table + " rules { type " + chain + " ; }"}, nil)
 	for _, r := range rules {
-		s.step(space, []string{"nft", "add rule " + family + " " + table + " policy " + r}, nil)
+		s.step(space, []string{"nft", "add rule " + family + " " + table + " rules " + r}, nil)
 	}
 }
 

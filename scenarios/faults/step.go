@@ -46,6 +46,8 @@ func (o Op) equal(p Op) bool { return o.String() == p.String() }
 // String is what would have to be typed.
 func (o Op) String() string {
 	switch {
+	case o.empty():
+		return ""
 	case o.Lease != nil && o.Gone:
 		return "etcdctl del …/subnets/" + o.Lease.Key
 	case o.Lease != nil:
