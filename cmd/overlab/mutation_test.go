@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/suite"
 	"github.com/overlab/overlab/scenarios/checks"
 	"github.com/overlab/overlab/scenarios/faults"
@@ -162,7 +163,22 @@ func mutationMatrix(all []mutant) string {
 	return b.String()
 }
 
-// diagnosed asks for the first cause.
+// diagnosed asks for the first cause, and whether it is the fault's.
 func (o *overlab) diagnosed(t *testing.T, f faults.Fault, r faults.Record) (cause string, first bool) {
-	return "", false
+	t.Helper()
+	ended := o.run(t, "diagnose", "-o", "json")
+	var d diagnose.Report
+	if err := json.Unmarshal([]byte(ended.out), &d); err != nil {
+		t.Fatalf("overlab diagnose: %v: %s", err, ended)
+	}
+	if len(d.Causes) == 0 {
+		t.Logf("%s (%s): diagnose finds nothing", f.ID, r.Title)
+		return "", false
+	}
+	c := d.Causes[0]
+	first = slices.Contains(f.Causes, c.ID) && (f.Elsewhere || c.Node == r.Node)
+	if !first {
+		t.Logf("%s (%s): diagnose says %s first:\n%s", f.ID, r.Title, c.ID, ended.out)
+	}
+	return c.ID, first
 }

@@ -13,13 +13,13 @@ func addressFaults() []Fault {
 	return []Fault{
 		{
 			ID: "ADDR-01", Title: "{node}'s cni0 has no address", Breaks: "pods of {node} have no gateway", Case: "a network service that flushes addresses",
-			Checks: []string{"DP-01", "TTL-02", "TTL-03"}, Needs: pods,
+			Checks: []string{"DP-01", "TTL-02", "TTL-03"}, Causes: []string{"address-missing"}, Needs: pods,
 			Break: func(s *Scene) { s.moveAddress(bridge, s.node.Gateway().String(), "") },
 		},
 		{
 			ID: "ADDR-02", Title: "{node}'s cni0 has the gateway's address of another", Breaks: "pods of {node} have no gateway",
 			Case:   "cni0 already has an IP address different from …",
-			Checks: []string{"DP-01", "TTL-02", "TTL-03"}, Needs: pods,
+			Checks: []string{"DP-01", "TTL-02", "TTL-03"}, Causes: []string{"address-wrong"}, Needs: pods,
 			Break: func(s *Scene) {
 				s.moveAddress(bridge, s.node.Gateway().String(), fmt.Sprintf("%s/%d", s.spare().Addr().Next(), s.node.PodCIDR.Bits()))
 			},
@@ -27,7 +27,7 @@ func addressFaults() []Fault {
 		{
 			ID: "ADDR-03", Title: "{node}'s flannel device has no address", Breaks: "{node} itself does not reach pods of other nodes",
 			Case:   "a network service that flushes addresses",
-			Checks: []string{"DP-04", "NM-04"}, Needs: vxlan,
+			Checks: []string{"DP-04", "NM-04"}, Causes: []string{"address-missing"}, Needs: vxlan,
 			Break: func(s *Scene) {
 				s.pause(s.node)
 				s.moveAddress(s.vtep(), s.node.PodCIDR.Masked().Addr().String()+"/32", "")
@@ -36,7 +36,7 @@ func addressFaults() []Fault {
 		{
 			ID: "ADDR-04", Title: "{node}'s flannel device has the subnet, not its /32", Breaks: "{node} looks for its own pods in the tunnel too",
 			Case:   "flannel before 0.8",
-			Checks: []string{"DP-04"}, Needs: vxlan,
+			Checks: []string{"DP-04"}, Causes: []string{"address-wrong"}, Needs: vxlan,
 			Break: func(s *Scene) {
 				a := s.node.PodCIDR.Masked().Addr().String()
 				s.pause(s.node)
@@ -46,7 +46,7 @@ func addressFaults() []Fault {
 		{
 			ID: "ADDR-05", Title: "{node}'s flannel device has an address too many", Breaks: "{node} may speak to pods from an address that is nobody's",
 			Case:   "flannel #1282",
-			Checks: []string{"DP-04"}, Needs: vxlan,
+			Checks: []string{"DP-04"}, Causes: []string{"address-extra"}, Needs: vxlan,
 			Break: func(s *Scene) {
 				a := s.spare().Addr().String() + "/32"
 				s.pause(s.node)
@@ -56,7 +56,7 @@ func addressFaults() []Fault {
 		{
 			ID: "ADDR-06", Title: "pod {pod} has an address of another", Breaks: "the pod is not reached by its address",
 			Case:   "a pod configured by hand",
-			Checks: []string{"NM-02", "TTL-03", "NM-06"}, Needs: pods,
+			Checks: []string{"NM-02", "TTL-03", "NM-06"}, Causes: []string{"address-wrong"}, Needs: pods,
 			Break: func(s *Scene) {
 				b := s.node.PodCIDR.Masked().Addr().As4()
 				b[3] = 200
@@ -70,7 +70,7 @@ func addressFaults() []Fault {
 		{
 			ID: "ADDR-07", Title: "{node}'s address on the underlay has changed", Breaks: "pods of {node} and of other nodes do not reach each other",
 			Case:   "a lease of DHCP that ended",
-			Checks: []string{"TTL-03", "NM-02"}, Needs: pods,
+			Checks: []string{"TTL-03", "NM-02"}, Causes: []string{"address-wrong"}, Needs: pods,
 			Break: func(s *Scene) {
 				s.pause(s.node)
 				s.moveAddress(s.uplink(), s.node.Underlay().Address.String(), fmt.Sprintf("%s/%d", s.nobody(), s.node.Underlay().Address.Bits()))

@@ -13,17 +13,17 @@ func agentFaults() []Fault {
 	return []Fault{
 		{
 			ID: "AGENT-01", Title: "{node}'s agent is dead", Breaks: "nothing, until another node comes, goes or changes", Case: "a DaemonSet that is not scheduled on {node}",
-			Checks: []string{"RS-02", "RS-08"}, Needs: needs,
+			Checks: []string{"RS-02", "RS-08"}, Causes: []string{"agent-dead"}, Needs: needs,
 			Break: func(s *Scene) { s.end(s.node.Name) },
 		},
 		{
 			ID: "AGENT-02", Title: "{node}'s agent hangs", Breaks: "nothing, until another node comes, goes or changes", Case: "a lock, a full disk (flannel #933)",
-			Checks: []string{"RS-02", "RS-08"}, Needs: needs,
+			Checks: []string{"RS-02", "RS-08"}, Causes: []string{"agent-stopped"}, Needs: needs,
 			Break: func(s *Scene) { s.pause(s.node) },
 		},
 		{
 			ID: "AGENT-03", Title: "{node}'s agent has chosen the wrong interface", Breaks: "nobody reaches the pods of {node} from another node", Case: "Vagrant's 10.0.2.15 (flannel #535, #313)",
-			Checks: []string{"DP-04", "CP-06", "TTL-03"}, Needs: append(needs, suite.FullMesh, TwoNICs),
+			Checks: []string{"DP-04", "CP-06", "TTL-03"}, Causes: []string{"agent-interface"}, Needs: append(needs, suite.FullMesh, TwoNICs),
 			Break: func(s *Scene) {
 				for _, i := range s.node.Interfaces {
 					if i.Name == s.uplink() {
@@ -40,7 +40,7 @@ func agentFaults() []Fault {
 		},
 		{
 			ID: "AGENT-04", Title: "{node}'s agent does not reach the store", Breaks: "nothing, until another node comes, goes or changes", Case: "a filter on 2379",
-			Checks: []string{"RS-02", "RS-08"}, Needs: needs,
+			Checks: []string{"RS-02", "RS-08"}, Causes: []string{"filter-store", "store-unreached"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.nft(s.node.Name, "ip", "filter hook output priority -10", fmt.Sprintf("tcp dport %d reject", s.plan.Store.Port))
 			},

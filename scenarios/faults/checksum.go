@@ -20,7 +20,7 @@ func checksumFaults() []Fault {
 		{
 			ID: "CSUM-01", Title: "{node} sends TCP with wrong checksums in the tunnel", Breaks: "pings pass, connections hang",
 			Case:   "checksum offload of VXLAN (flannel #1279, k3s #2013)",
-			Checks: []string{"NM-02", "PF-02"}, Needs: needs,
+			Checks: []string{"NM-02", "PF-02"}, Causes: []string{"checksum"}, Needs: needs,
 			Break: func(s *Scene) {
 				for _, p := range s.plan.PodsOn(s.node.Name) {
 					// Else the kernel marks them as good and nobody looks.
@@ -33,7 +33,7 @@ func checksumFaults() []Fault {
 		{
 			ID: "CSUM-02", Title: "{node} sends pings with wrong checksums in the tunnel", Breaks: "pings are not answered, connections work",
 			Case:   "checksum offload of VXLAN",
-			Checks: []string{"TTL-03", "MTU-01"}, Needs: needs,
+			Checks: []string{"TTL-03", "MTU-01"}, Causes: []string{"checksum"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.nft(s.node.Name, "ip", "filter hook postrouting priority 300",
 					"oifname "+s.uplink()+" udp dport "+s.tunnelPort()+" "+innerProtocol+" 1 "+icmpChecksum+" set 0xdead")

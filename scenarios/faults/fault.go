@@ -42,6 +42,11 @@ type Fault struct {
 	Case string
 	// Checks are those of the catalogue that must see it; one is enough.
 	Checks []string
+	// Causes are the words of a diagnosis for it, as fdb-wrong; one of them must
+	// be the first that it finds, on the node that is broken.
+	Causes []string
+	// Elsewhere says that what is wrong is on no node, or on another.
+	Elsewhere bool
 	// Blinds says that the fault takes away what the checks measure by, so that
 	// inconclusive is all that they can say.
 	Blinds bool

@@ -12,7 +12,7 @@ func ipamFaults() []Fault {
 		{
 			ID: "IPAM-01", Title: "two pods of {node} have one address", Breaks: "who speaks to {pod} reaches now the one, now the other",
 			Case:   "host-local's folder lost while pods ran",
-			Checks: []string{"NM-01", "NM-02", "TTL-03"}, Needs: needs,
+			Checks: []string{"NM-01", "NM-02", "TTL-03"}, Causes: []string{"address-twice"}, Needs: needs,
 			Break: func(s *Scene) {
 				if s.sibling == nil {
 					s.fail("%s has one pod only", s.node.Name)
@@ -29,7 +29,7 @@ func ipamFaults() []Fault {
 		{
 			ID: "IPAM-02", Title: "a pod of {peer} has an address of {node}'s subnet", Breaks: "the pod of {peer} is not reached",
 			Case:   "a subnet that moved while pods ran (flannel #904)",
-			Checks: []string{"NM-02", "TTL-03"}, Needs: needs,
+			Checks: []string{"NM-02", "TTL-03"}, Causes: []string{"address-twice"}, Elsewhere: true, Needs: needs,
 			Break: func(s *Scene) {
 				there := s.plan.PodsOn(s.peer.Name)[0]
 				takes := s.pod.Address.String()

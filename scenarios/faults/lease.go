@@ -15,7 +15,7 @@ func leaseFaults() []Fault {
 	return []Fault{
 		{
 			ID: "LEASE-01", Title: "{node}'s lease has another MAC than its device", Breaks: breaks, Case: "flannel #1788, #1795",
-			Checks: []string{"DP-05", "CP-06", "TTL-03"}, Needs: needs,
+			Checks: []string{"DP-05", "CP-06", "TTL-03"}, Causes: []string{"link-mac"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.pause(s.node)
 				s.alter(s.node, func(v map[string]any) { backendData(v)["VtepMAC"] = nobodyMAC().String() })
@@ -23,7 +23,7 @@ func leaseFaults() []Fault {
 		},
 		{
 			ID: "LEASE-02", Title: "{node}'s lease has another address than the node", Breaks: breaks, Case: "flannel #1119, #620: --iface",
-			Checks: []string{"CP-06", "CP-02", "TTL-03"}, Needs: needs,
+			Checks: []string{"CP-06", "CP-02", "TTL-03"}, Causes: []string{"lease-address"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.pause(s.node)
 				s.alter(s.node, func(v map[string]any) { v["PublicIP"] = s.nobody().String() })
@@ -31,14 +31,14 @@ func leaseFaults() []Fault {
 		},
 		{
 			ID: "LEASE-03", Title: "a second lease has {node}'s address", Breaks: "the agents know two subnets of one node", Case: "flannel #1289, #805 (K11)",
-			Checks: []string{"CP-06", "CP-03", "CP-01"}, Needs: needs,
+			Checks: []string{"CP-06", "CP-03", "CP-01"}, Causes: []string{"lease-twice"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.put(lease.Key(s.spare()), s.lease(s.node).Value)
 			},
 		},
 		{
 			ID: "LEASE-04", Title: "the lease of a node that is gone is still there", Breaks: "every node keeps routes to nobody", Case: "flannel #1240",
-			Checks: []string{"CP-06", "CP-03", "CP-01"}, Needs: needs,
+			Checks: []string{"CP-06", "CP-03", "CP-01"}, Causes: []string{"lease-extra"}, Elsewhere: true, Needs: needs,
 			Break: func(s *Scene) {
 				value := s.changed(s.lease(s.node).Value, func(v map[string]any) {
 					v["PublicIP"] = s.nobody().String()
@@ -49,12 +49,12 @@ func leaseFaults() []Fault {
 		},
 		{
 			ID: "LEASE-05", Title: "a key among the leases is none", Breaks: "upstream flannel takes every route away (K1)", Case: "flannel PR #1368",
-			Checks: []string{"CP-06"}, Needs: needs,
+			Checks: []string{"CP-06"}, Causes: []string{"lease-malformed"}, Elsewhere: true, Needs: needs,
 			Break: func(s *Scene) { s.put("hello", "world") },
 		},
 		{
 			ID: "LEASE-06", Title: "{node}'s lease is gone", Breaks: breaks, Case: "flannel #621: lost after 24 h",
-			Checks: []string{"CP-06", "CP-03", "TTL-03"}, Needs: needs,
+			Checks: []string{"CP-06", "CP-03", "TTL-03"}, Causes: []string{"lease-missing"}, Needs: needs,
 			Break: func(s *Scene) {
 				e := s.lease(s.node)
 				s.pause(s.node)
@@ -63,7 +63,7 @@ func leaseFaults() []Fault {
 		},
 		{
 			ID: "LEASE-07", Title: "{node}'s lease has another VNI than its device", Breaks: breaks + ", if agents heed it", Case: "two clusters on one store",
-			Checks: []string{"CP-06"}, Needs: needs,
+			Checks: []string{"CP-06"}, Causes: []string{"lease-vni"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.pause(s.node)
 				s.alter(s.node, func(v map[string]any) { backendData(v)["VNI"] = json.Number("4096") })
@@ -71,7 +71,7 @@ func leaseFaults() []Fault {
 		},
 		{
 			ID: "LEASE-08", Title: "{node}'s lease is of another backend", Breaks: breaks, Case: "a cluster half way to another backend",
-			Checks: []string{"CP-06", "CP-03", "TTL-03"}, Needs: needs,
+			Checks: []string{"CP-06", "CP-03", "TTL-03"}, Causes: []string{"lease-backend"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.pause(s.node)
 				s.alter(s.node, func(v map[string]any) { v["BackendType"] = "host-gw"; delete(v, "BackendData") })

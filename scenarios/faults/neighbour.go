@@ -15,7 +15,7 @@ func neighbourFaults() []Fault {
 	return []Fault{
 		{
 			ID: "ARP-01", Title: "{node} has no neighbour entry for {peer}", Breaks: breaks, Case: "flannel #1070",
-			Checks: []string{"CP-01", "TTL-03", "NM-02"}, Needs: needs,
+			Checks: []string{"CP-01", "TTL-03", "NM-02"}, Causes: []string{"neighbour-missing"}, Needs: needs,
 			Break: func(s *Scene) {
 				n := s.peerNeighbour()
 				s.pause(s.node)
@@ -24,7 +24,7 @@ func neighbourFaults() []Fault {
 		},
 		{
 			ID: "ARP-02", Title: "{node}'s neighbour entry for {peer} has an old MAC", Breaks: breaks, Case: "flannel #533, #1036",
-			Checks: []string{"CP-01", "WF-03", "TTL-03"}, Needs: needs,
+			Checks: []string{"CP-01", "WF-03", "TTL-03"}, Causes: []string{"neighbour-wrong"}, Needs: needs,
 			Break: func(s *Scene) {
 				n := s.peerNeighbour()
 				wrong := n
@@ -36,7 +36,7 @@ func neighbourFaults() []Fault {
 		{
 			ID: "ARP-03", Title: "{node}'s neighbour entry for {peer} is not permanent", Case: "an entry set by hand, without nud permanent",
 			Breaks: "pods of {node} lose those of {peer} some seconds after the entry is used",
-			Checks: []string{"CP-01"}, Needs: needs,
+			Checks: []string{"CP-01"}, Causes: []string{"neighbour-wrong"}, Needs: needs,
 			Break: func(s *Scene) {
 				n := s.peerNeighbour()
 				s.pause(s.node)
@@ -46,7 +46,7 @@ func neighbourFaults() []Fault {
 		{
 			ID: "ARP-04", Title: "{node} has a neighbour entry of a node that is gone", Case: "flannel #2554",
 			Breaks: "nothing yet: the next node with that subnet is misled",
-			Checks: []string{"CP-01"}, Needs: needs,
+			Checks: []string{"CP-01"}, Causes: []string{"neighbour-extra"}, Needs: needs,
 			Break: func(s *Scene) {
 				n := probe.Neighbour{IP: s.spare().Addr(), Dev: s.vtep(), MAC: nobodyMAC()}
 				s.pause(s.node)
@@ -56,7 +56,7 @@ func neighbourFaults() []Fault {
 		{
 			ID: "ARP-05", Title: "{node} has a wrong MAC for {peer} on the underlay", Breaks: breaks + ", nor the nodes each other",
 			Case:   "an address that two machines have",
-			Checks: []string{"TTL-03", "NM-02"}, Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.SegmentPeers},
+			Checks: []string{"TTL-03", "NM-02"}, Causes: []string{"neighbour-underlay"}, Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.SegmentPeers},
 			Break: func(s *Scene) {
 				n := probe.Neighbour{IP: s.peer.Underlay().Address.Addr(), Dev: s.uplink(), MAC: nobodyMAC()}
 				s.on(s.node.Name, "ip neigh replace "+neighbour(n, "permanent"), "ip neigh del "+n.IP.String()+" dev "+n.Dev)

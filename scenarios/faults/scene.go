@@ -133,7 +133,9 @@ func (s *Scene) pause(n *topology.Node) {
 	}
 	for _, a := range status.Agents {
 		if a.Node == n.Name && a.PID != 0 {
-			s.on(n.Name, fmt.Sprintf("kill -STOP %d", a.PID), fmt.Sprintf("kill -CONT %d", a.PID))
+			// A busy thread goes on for a moment after the signal.
+			s.script(n.Name, []string{fmt.Sprintf("kill -STOP %d", a.PID), fmt.Sprintf("until grep -q 'State:.T' /proc/%d/status; do :; done", a.PID)},
+				[]string{fmt.Sprintf("kill -CONT %d", a.PID)})
 		}
 	}
 }

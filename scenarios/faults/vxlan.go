@@ -15,23 +15,23 @@ func vxlanFaults() []Fault {
 	return []Fault{
 		{
 			ID: "VXLAN-01", Title: "{node}'s flannel device has another VNI", Breaks: breaks, Case: "two clusters on one network",
-			Checks: []string{"DP-04", "WF-02", "TTL-03"}, Needs: needs,
+			Checks: []string{"DP-04", "WF-02", "TTL-03"}, Causes: []string{"vxlan-id"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.VNI++ }) },
 		},
 		{
 			ID: "VXLAN-02", Title: "{node}'s flannel device has another UDP port", Breaks: breaks, Case: "Port 4789 once, the device kept (K10)",
-			Checks: []string{"DP-04", "WF-01", "TTL-03"}, Needs: needs,
+			Checks: []string{"DP-04", "WF-01", "TTL-03"}, Causes: []string{"vxlan-dstport"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.Port = 4789 }) },
 		},
 		{
 			ID: "VXLAN-03", Title: "{node}'s flannel device sends from an address of nobody", Breaks: "packets of {node} do not leave it",
 			Case:   "--public-ip that no interface has",
-			Checks: []string{"DP-04", "WF-01", "TTL-03"}, Needs: needs,
+			Checks: []string{"DP-04", "WF-01", "TTL-03"}, Causes: []string{"vxlan-local"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.Local = s.nobody() }) },
 		},
 		{
 			ID: "VXLAN-04", Title: "{node}'s flannel device learns", Breaks: "a forged packet moves a VTEP", Case: "Learning once, the device kept (K10)",
-			Checks: []string{"DP-04", "SE-03"}, Needs: needs,
+			Checks: []string{"DP-04", "SE-03"}, Causes: []string{"vxlan-learning"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.Learning = !v.Learning }) },
 		},
 	}
