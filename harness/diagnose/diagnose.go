@@ -90,7 +90,7 @@ func Judge(seen *Seen) *Report {
 	r.Causes = joined(r.Causes)
 	slices.SortStableFunc(r.Causes, func(a, b Cause) int { return cmp.Compare(b.rank, a.rank) })
 	if len(r.Causes) == 0 && len(seen.Symptoms) > 0 {
-		r.Causes = append(r.Causes, Cause{ID: "unknown", Title: "packets are lost, and nothing that was looked at explains it", Evidence: seen.Symptoms})
+		r.Causes = append(r.Causes, Cause{ID: idUnknown, Title: "packets are lost, and nothing that was looked at explains it", Evidence: seen.Symptoms})
 	}
 	return r
 }

@@ -99,7 +99,8 @@ func meanings() []meaning {
 			return drops(r) && has(fmt.Sprintf("udp dport %d", s.Plan.Network.Backend.Port))(s, r)
 		}},
 		{"filter-store", rankStore + 1, "%s filters what its agent says to the store", func(s *Seen, r foreignRule) bool {
-			return drops(r) && has(fmt.Sprintf("tcp dport %d", s.Plan.Store.Port))(s, r)
+			port := fmt.Sprint(s.Plan.Store.Port)
+			return drops(r) && (has("tcp dport "+port)(s, r) || has("tcp sport "+port)(s, r))
 		}},
 		{"filter-size", rankFilter, "%s drops large packets", func(_ *Seen, r foreignRule) bool { return drops(r) && strings.Contains(r.text, "length") }},
 		{"filter", rankFilter, "a rule of %s drops packets", func(_ *Seen, r foreignRule) bool { return drops(r) }},

@@ -91,7 +91,7 @@ func foreignLeases(seen *Seen) []Cause {
 		c := ofEntry(e, "the store has a lease of no node: "+firstWord(e.Have))
 		for i := range seen.Plan.Nodes {
 			if n := &seen.Plan.Nodes[i]; hasWord(e.Have, n.PublicIP().String()) {
-				c.ID, c.Node, c.Title = "lease-twice", n.Name, n.Name+" has a second lease, "+firstWord(e.Have)
+				c.ID, c.Node, c.Title = idLeaseTwice, n.Name, n.Name+" has a second lease, "+firstWord(e.Have)
 			}
 		}
 		key := seen.Plan.Store.Prefix + "/subnets/" + strings.Replace(firstWord(e.Have), "/", "-", 1)

@@ -1,5 +1,7 @@
 package diagnose
 
+import "slices"
+
 // A rule finds the causes of one sort. Of several causes the one of the higher
 // rank comes first.
 type rule struct {
@@ -7,6 +9,12 @@ type rule struct {
 	rank rank
 	find func(*Seen) []Cause
 }
+
+// Causes that a rule of another name finds, or none does.
+const (
+	idLeaseTwice = "lease-twice"
+	idUnknown    = "unknown"
+)
 
 // The ranks: what a layer needs comes before it.
 const (
@@ -32,4 +40,18 @@ func rules() []rule {
 		all = append(all, some...)
 	}
 	return all
+}
+
+// IDs are the names of all sorts of causes.
+func IDs() []string {
+	var ids []string
+	for _, r := range rules() {
+		ids = append(ids, r.id)
+	}
+	for _, m := range meanings() {
+		ids = append(ids, m.id)
+	}
+	ids = append(ids, idLeaseTwice, idUnknown)
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }

@@ -42,7 +42,10 @@ func agentFaults() []Fault {
 			ID: "AGENT-04", Title: "{node}'s agent does not reach the store", Breaks: "nothing, until another node comes, goes or changes", Case: "a filter on 2379",
 			Checks: []string{"RS-02", "RS-08"}, Causes: []string{"filter-store", "store-unreached"}, Needs: needs,
 			Break: func(s *Scene) {
-				s.nft(s.node.Name, "ip", "filter hook output priority -10", fmt.Sprintf("tcp dport %d reject", s.plan.Store.Port))
+				// Both ways: what comes in would keep a watch alive.
+				s.nft(s.node.Name, "ip", "filter hook output priority -10", fmt.Sprintf("tcp dport %d drop", s.plan.Store.Port))
+				s.step(s.node.Name, []string{"nft", "add chain ip " + table + " replies { type filter hook input priority -10 ; }"}, nil)
+				s.step(s.node.Name, []string{"nft", fmt.Sprintf("add rule ip %s replies tcp sport %d drop", table, s.plan.Store.Port)}, nil)
 			},
 		},
 	}
