@@ -79,10 +79,12 @@ func TestMutation(t *testing.T) {
 			}
 		})
 	}
-	text := mutationMatrix(all)
-	t.Log("\n" + text)
+	t.Log("\n" + mutationMatrix(all))
+	if _, first := sum(all); first*100 < 95*len(all) {
+		t.Errorf("diagnose named %d of %d faults first, fewer than 95 in 100", first, len(all))
+	}
 	if file != "" {
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(mutationPage(all)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -138,28 +140,91 @@ func (o *overlab) notPassed(t *testing.T, ids []string) []string {
 	return out
 }
 
-// mutationMatrix is a line a fault, with the verdicts of the checks that it
-// names: F fail, ? inconclusive, . pass, n not applicable, - not in this build.
-func mutationMatrix(all []mutant) string {
+// sum counts the faults that were caught, and those that diagnose named first.
+func sum(all []mutant) (caught, first int) {
+	for _, m := range all {
+		if m.caught {
+			caught++
+		}
+		if m.first {
+			first++
+		}
+	}
+	return caught, first
+}
+
+// mark is the sign of a verdict: a check that is not in this build has none.
+func mark(verdict string) string {
 	marks := map[string]string{"fail": "F", "inconclusive": "?", "pass": ".", "not-applicable": "n", "": "-"}
+	return cmp.Or(marks[verdict], verdict)
+}
+
+// mutationMatrix is a line a fault, with the verdicts of the checks that it
+// names.
+func mutationMatrix(all []mutant) string {
 	var b strings.Builder
-	caught, first := 0, 0
 	for _, m := range all {
 		var cells []string
 		for _, id := range m.Checks {
-			cells = append(cells, id+" "+marks[m.verdicts[id]])
+			cells = append(cells, id+" "+mark(m.verdicts[id]))
 		}
-		verdict := "NOT CAUGHT"
-		if m.caught {
-			verdict, caught = "caught", caught+1
+		caught, first := "caught", "first"
+		if !m.caught {
+			caught = "NOT CAUGHT"
 		}
-		named := "not first"
-		if m.first {
-			named, first = "first", first+1
+		if !m.first {
+			first = "NOT FIRST"
 		}
-		fmt.Fprintf(&b, "%-9s %-10s %-9s %-24s %s\n", m.ID, verdict, named, cmp.Or(m.cause, "nothing"), strings.Join(cells, "  "))
+		fmt.Fprintf(&b, "%-9s %-10s %-9s %-19s %s\n", m.ID, caught, first, cmp.Or(m.cause, "nothing"), strings.Join(cells, "  "))
 	}
+	caught, first := sum(all)
 	fmt.Fprintf(&b, "%d faults: %d caught, %d named first by diagnose\n", len(all), caught, first)
+	return b.String()
+}
+
+// mutationPage is docs/mutation.md.
+func mutationPage(all []mutant) string {
+	var columns []string
+	for _, m := range all {
+		for _, id := range m.Checks {
+			if !slices.Contains(columns, id) && m.verdicts[id] != "" {
+				columns = append(columns, id)
+			}
+		}
+	}
+	slices.Sort(columns)
+	caught, first := sum(all)
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Is a fault seen?
+
+`+"`make mutation`"+` writes this page. It puts every fault of [faults.md](faults.md)
+into a lab, runs the checks that the fault names, asks `+"`overlab diagnose`"+`, takes
+the fault out, and waits until the same checks pass again.
+
+**%d of %d faults were caught** by a check that they name, and **%d of %d were named
+first** by diagnose, which does not know what was put in.
+
+F: the check fails. ?: it is inconclusive, which is never a pass, and is all that
+can be said where the fault takes away what the check measures by. A dot: it
+passes, because another check sees the fault. Empty: the fault does not name the
+check.
+
+| fault | diagnose says first | %s |
+|---|---|%s
+`, caught, len(all), first, len(all), strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	for _, m := range all {
+		cells := make([]string, len(columns))
+		for i, id := range columns {
+			if v, named := m.verdicts[id]; named {
+				cells[i] = mark(v)
+			}
+		}
+		cause := cmp.Or(m.cause, "nothing")
+		if !m.first {
+			cause = "*" + cause + "*"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", m.ID, cause, strings.Join(cells, " | "))
+	}
 	return b.String()
 }
 
