@@ -40,6 +40,18 @@ func BeRefusedAbove(mtu int) Explainer {
 	}
 }
 
+// BeToldMTU matches a probe.Pong that was answered by ICMP 3/4, which named this
+// MTU in bytes.
+func BeToldMTU(mtu int) Explainer {
+	return of[probe.Pong]{
+		expected: fmt.Sprintf("ICMP 3/4 fragmentation needed, mtu %d", mtu),
+		ok: func(p *probe.Pong) bool {
+			return p.Error != nil && p.Error.Type == 3 && p.Error.Code == 4 && p.Error.MTU == mtu
+		},
+		seen: (*probe.Pong).String,
+	}
+}
+
 // BeSeenAs matches a probe.EchoReply whose server saw this client address,
 // and that came from this server address: nothing was translated.
 func BeSeenAs(client, server netip.Addr) Explainer {

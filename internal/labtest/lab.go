@@ -312,7 +312,7 @@ func (l *Lab) vtep() string { return fmt.Sprintf("flannel.%d", l.plan.Network.Ba
 
 func (l *Lab) vxlan(n *topology.Node) rtnl.Vxlan {
 	b := l.plan.Network.Backend
-	return rtnl.Vxlan{VNI: b.VNI, Port: b.Port, Local: n.PublicIP(), Dev: uplinkIndex, Learning: b.Learning}
+	return rtnl.Vxlan{VNI: b.VNI, Port: b.Port, Local: n.PublicIP(), Dev: uplinkIndex, Learning: b.Learning, ZeroChecksum: true}
 }
 
 func (l *Lab) wirePod(b *rtnl.Batch, p *topology.Pod) {

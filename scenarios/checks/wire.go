@@ -54,12 +54,15 @@ func wireChecks() []suite.Check {
 	}
 }
 
+// exchangesOnUnderlay is what the checks on the wire share.
+const exchangesOnUnderlay = "exchanges on the underlay"
+
 // wireCheck judges every packet that the exchanges have put on the underlay
 // and shows one of them; absence judges those that should have been there and
 // were not.
 func wireCheck(judge func(*suite.Env, packet), show func(packet) string, absence func(*suite.Env, []packet) error) func(context.Context, *suite.Env) error {
 	return func(ctx context.Context, env *suite.Env) error {
-		x, err := suite.Shared(env, "exchanges on the underlay", func(ctx context.Context) (*exchanges, error) {
+		x, err := suite.Shared(env, exchangesOnUnderlay, func(ctx context.Context) (*exchanges, error) {
 			return exchange(ctx, env, ringOfFlows(env.Plan()))
 		})
 		if err != nil {
