@@ -99,6 +99,7 @@ func mutate(t *testing.T, o *overlab, f faults.Fault) mutant {
 	if len(known) == 0 {
 		t.Skipf("SKIPPED, NOT TESTED: none of %s is in this build", strings.Join(f.Checks, ", "))
 	}
+	defer o.run(t, "fault", "clear", "--force") // the next is not to suffer from a test that ended here
 	var in struct{ Faults []faults.Record }
 	o.json(t, &in, "fault", "inject", "-o", "json", f.ID)
 	r := in.Faults[0]

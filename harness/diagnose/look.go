@@ -55,8 +55,14 @@ type Agent struct {
 // underlay is the namespace of the underlay's bridges.
 const underlay = "underlay"
 
-// storeTimeout is how long a connection to the store may take.
-const storeTimeout = 500 * time.Millisecond
+// storeTimeout is how long a connection to the store may take, readTimeout how
+// long reading the lab's state, and goneTimeout how long that may take when the
+// store does not answer.
+const (
+	storeTimeout = 500 * time.Millisecond
+	readTimeout  = 30 * time.Second
+	goneTimeout  = 3 * time.Second
+)
 
 type looker struct {
 	lab  topology.Lab
@@ -81,19 +87,15 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	l.probe(ctx)
 	l.grown(before, l.counters(ctx))
 
-	reading, cancel := context.WithTimeout(ctx, 10*storeTimeout)
-	defer cancel()
-	diff, err := oracle.Differ(reading, lab, open)
-	if err != nil {
+	l.stores(ctx)
+	if l.out.Diff, err = l.differences(ctx); err != nil {
 		return nil, err
 	}
-	l.out.Diff = diff
 	var wg sync.WaitGroup
 	for _, n := range l.plan.Nodes {
 		wg.Go(func() {
 			l.rules(ctx, n.Name)
 			l.sysctls(ctx, n.Name, nodeSysctls(l.plan))
-			l.reachStore(ctx, n.Name)
 			for _, a := range status.Agents {
 				if a.Node == n.Name {
 					l.agent(ctx, a)
@@ -184,6 +186,27 @@ func (l *looker) sysctls(ctx context.Context, space string, keys []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.out.Sysctls[space] = values
+}
+
+// differences compares the lab with its plan. A store that is gone would keep
+// the comparison waiting for leases.
+func (l *looker) differences(ctx context.Context) (*oracle.Diff, error) {
+	limit := readTimeout
+	if nodes, _ := unreached(l.out); len(nodes) > 0 && len(nodes) == len(l.out.Store) {
+		limit = goneTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return oracle.Differ(ctx, l.lab, l.open)
+}
+
+// stores connects from every node to the store.
+func (l *looker) stores(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, n := range l.plan.Nodes {
+		wg.Go(func() { l.reachStore(ctx, n.Name) })
+	}
+	wg.Wait()
 }
 
 // reachStore connects from a node to the store.
