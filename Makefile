@@ -5,16 +5,17 @@ GO      ?= go
 BIN     ?= bin
 PREFIX  ?= /usr/local
 LAB     ?= default
+FUZZTIME ?= 5m
 PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
 
 # No cgo: the programs are static, and run in whatever mount namespace a lab
 # has.
 export CGO_ENABLED = 0
 
-.PHONY: lab-up lab-down test test-long mutation kube-apiserver test-kube bench lint build install clean help
+.PHONY: lab-up lab-down test test-long mutation fuzz kube-apiserver test-kube bench lint build install clean help
 
 help: ## show what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 lab-up: build ## bring a lab up (LAB=000 for an article's) and judge it
 	@$(BIN)/overlab up $(LAB) --test
@@ -37,6 +38,13 @@ test-long: build ## the tests that take minutes: a store that is away for 30 s
 mutation: build ## break a lab in every known way, and see that each is caught
 	@OVERLAB_FAULTS_DOC=1 $(GO) test -count=1 -run TestPage ./scenarios/faults/
 	@OVERLAB_MUTATION=$(abspath docs/mutation.md) OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 30m -v -run TestMutation ./cmd/overlab/
+
+fuzz: ## fuzz what is read of stores, CNI and specs (FUZZTIME=5m each)
+	@set -e; for target in lease:Key lease:Attrs lease:Config lease/kube:Annotations cni:Config cni:Record; do \
+		$(GO) test -run '^$$' -fuzz "$${target#*:}\$$" -fuzztime $(FUZZTIME) ./agent/$${target%:*}/; \
+	done
+	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./topology/
+	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./harness/capture/
 
 kube-apiserver: ## build a kube-apiserver to test against, once (some minutes)
 	@hack/kube-apiserver

@@ -2,13 +2,10 @@ package netns
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestBackendsThatCannotBe: a lab that could not come up is refused, and why.
@@ -31,19 +28,6 @@ func TestBackendsThatCannotBe(t *testing.T) {
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, not %q", spec, err, want)
 		}
-	}
-}
-
-// TestKernelWithoutIPIP: the kind that only this backend needs is probed, and
-// named where the kernel lacks it.
-func TestKernelWithoutIPIP(t *testing.T) {
-	labFolders(t)
-	err := probeKinds(linkKinds("ipip"))
-	if err == nil {
-		t.Skip("SKIPPED, NOT TESTED: this kernel makes links of type ipip")
-	}
-	if !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "makes no links of type ipip") || !strings.Contains(err.Error(), "CONFIG_NET_IPIP") {
-		t.Error(err)
 	}
 }
 
