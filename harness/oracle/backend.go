@@ -77,7 +77,7 @@ func (o overlay) meshEntries(dev string, p *topology.Node) []Fact {
 	near := neighbour(probe.Neighbour{IP: via, Dev: dev, MAC: mac, State: "PERMANENT"})
 	to := fdb(probe.FDBEntry{MAC: mac, Dev: dev, Dst: o.public(p), Self: true, State: "permanent"})
 	if mac.IsZero() {
-		near, to = near.without("lladdr"), to.without("mac")
+		near, to = near.unknown("lladdr"), to.unknown("mac")
 		to.ID = ""
 	}
 	vtep := p.Name + "'s VTEP"

@@ -167,7 +167,7 @@ func inPlace(w, h Fact) bool {
 func changes(w, h Fact) []Change {
 	var out []Change
 	for _, x := range w.Fields {
-		if v, _ := h.field(x.Name); v != x.Value {
+		if v, _ := h.field(x.Name); v != x.Value && x.Value != unknown {
 			out = append(out, Change{Name: x.Name, Want: x.Value, Have: v})
 		}
 	}

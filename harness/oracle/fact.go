@@ -64,6 +64,10 @@ func (k Kind) order() int {
 	return len(kinds())
 }
 
+// unknown is the value of a wanted field that nobody knows and that is not
+// judged, such as the MAC of a VTEP that does not exist.
+const unknown = "?"
+
 // Field is one attribute of a fact.
 type Field struct {
 	// Name is the tool's word for it, as "via".

@@ -18,20 +18,20 @@ func (c *cluster) found(name string, states map[string]*probe.State) []Fact {
 	for _, l := range st.Links {
 		facts = append(facts, s.link(l))
 		for _, a := range l.Addresses {
-			if !a.Addr().IsLinkLocalUnicast() && !a.Addr().IsLoopback() {
+			if !kernels(a.Addr()) {
 				facts = append(facts, address(s.called(l.Name), a))
 			}
 		}
 	}
 	for _, r := range st.Routes {
-		if ownRoute(r) {
+		if !kernels(r.Dst.Addr()) {
 			r.Dev = s.called(r.Dev)
 			facts = append(facts, route(r))
 		}
 	}
 	for _, n := range st.Neighbours {
-		if n.IP.IsLinkLocalUnicast() || n.IP.IsMulticast() || n.State == "NOARP" || n.MAC.IsZero() {
-			continue // the kernel's own, and those that say that nobody answered
+		if kernels(n.IP) || n.State == "NOARP" || n.MAC.IsZero() {
+			continue // those without a MAC say that nobody answered
 		}
 		n.Dev = s.called(n.Dev)
 		facts = append(facts, neighbour(n))
@@ -48,10 +48,10 @@ func (c *cluster) found(name string, states map[string]*probe.State) []Fact {
 	return facts
 }
 
-// ownRoute reports whether somebody made a route; the others come with the
-// kernel's IPv6.
-func ownRoute(r probe.Route) bool {
-	return !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() && !r.Dst.Addr().IsLoopback()
+// kernels reports whether the kernel alone gives out an address, or a route to
+// it: the loopback's, multicast, and IPv6's on each link.
+func kernels(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsMulticast() || a.Is6() && a.IsLinkLocalUnicast()
 }
 
 // space is one namespace's dump, with the names that its links have in the plan.
@@ -212,6 +212,8 @@ func (c *cluster) ownedOnNode(n *topology.Node, f Fact) bool {
 		return foreignPolicy(f)
 	case KindFile:
 		return strings.HasPrefix(f.ID, "FLANNEL_") && !n.Agent.ByHand
+	case KindIPTables, KindNFTables:
+		return !n.Agent.ByHand || !strings.Contains(strings.ToUpper(f.ID), "FLANNEL-")
 	}
 	return true
 }

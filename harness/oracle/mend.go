@@ -1,6 +1,9 @@
 package oracle
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // value returns a field's value.
 func (f Fact) value(name string) string {
@@ -20,17 +23,17 @@ func mendMissing(w Fact) string {
 	case KindRoute:
 		return "ip route replace " + w.String()
 	case KindNeighbour:
-		if w.value("lladdr") == "" {
+		if w.value("lladdr") == unknown {
 			return ""
 		}
 		return "ip neigh replace " + w.without("nud").String() + " nud permanent"
 	case KindFDB:
-		if w.value("mac") == "" {
+		if w.value("mac") == unknown {
 			return ""
 		}
 		return "bridge fdb append " + w.String()
 	case KindPolicy:
-		return ipRule(w, "add")
+		return ipRule(w) + " add " + w.String()
 	case KindSysctl:
 		return setSysctl(w)
 	case KindIPTables, KindNFTables:
@@ -58,7 +61,7 @@ func mendExtra(h Fact) string {
 	case KindFDB:
 		return "bridge fdb del " + h.without("state").String()
 	case KindPolicy:
-		return ipRule(h, "del")
+		return ipRule(h) + " del priority " + cmp.Or(h.value("priority"), "0")
 	case KindIPTables, KindNFTables:
 		return h.rule("-D", "delete")
 	case KindFile:
@@ -81,7 +84,9 @@ func mendWrong(w, h Fact, c []Change) string {
 			return "ip neigh del " + w.value("ip") + " dev " + w.Dev
 		}
 		return mendMissing(w)
-	case KindAddress, KindFDB, KindPolicy, KindIPTables, KindNFTables:
+	case KindAddress: // the routes by a link go with its last address
+		return mendMissing(w) + " && " + mendExtra(h)
+	case KindFDB, KindPolicy, KindIPTables, KindNFTables:
 		if add := mendMissing(w); add != "" {
 			return mendExtra(h) + " && " + add
 		}
@@ -121,12 +126,11 @@ func addLink(w Fact) string {
 	return "ip link add " + made.String() + " && ip link set " + w.ID + " up"
 }
 
-func ipRule(f Fact, verb string) string {
-	command := "ip"
+func ipRule(f Fact) string {
 	if strings.HasPrefix(f.ID, "inet6 ") {
-		command = "ip -6"
+		return "ip -6 rule"
 	}
-	return command + " rule " + verb + " " + f.String()
+	return "ip rule"
 }
 
 func setSysctl(w Fact) string { return "sysctl -w " + w.ID + "=" + w.value("value") }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/overlab/overlab/harness/lease"
 	"github.com/overlab/overlab/harness/probe"
@@ -95,7 +96,13 @@ type reader struct {
 	out *Reading
 }
 
+// storePatience is how long a store may take to answer; one that is away must
+// not keep the rest from being compared.
+const storePatience = 2 * time.Second
+
 func (r *reader) leases(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
 	leases, err := lease.List(ctx, r.lab)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -196,7 +203,7 @@ func (r *reader) run(ctx context.Context, name string, argv ...string) (string, 
 // pods.
 func Judge(p *topology.Plan, r *Reading, names []string) *Diff {
 	c := newCluster(p, r.Leases, r.States)
-	d := &Diff{APIVersion: topology.APIVersion, Lab: p.Name, Unread: r.Unread}
+	d := &Diff{APIVersion: topology.APIVersion, Lab: p.Name, Entries: []Entry{}, Unread: r.Unread}
 	wanted := c.want()
 	for _, name := range c.inOrder(names) {
 		want := c.readable(name, wanted[name], r)

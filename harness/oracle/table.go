@@ -2,6 +2,7 @@ package oracle
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/topology"
@@ -148,6 +149,17 @@ func (f Fact) without(name string) Fact {
 		}
 	}
 	f.Fields = fields
+	return f
+}
+
+// unknown returns the fact with a field whose value nobody knows.
+func (f Fact) unknown(name string) Fact {
+	f.Fields = slices.Clone(f.Fields)
+	for i := range f.Fields {
+		if f.Fields[i].Name == name {
+			f.Fields[i].Value = unknown
+		}
+	}
 	return f
 }
 

@@ -250,19 +250,15 @@ func (d *dumper) rules(st *State) error {
 	return nil
 }
 
-// ruleAction says what a rule does, in the words of ip(8).
+// ruleAction says what a rule does, in the words of ip(8) but for those that
+// send packets nowhere, which the library does not tell apart.
 func ruleAction(r netlink.Rule) string {
-	switch r.Type {
-	case unix.FR_ACT_BLACKHOLE:
-		return "blackhole"
-	case unix.FR_ACT_UNREACHABLE:
-		return "unreachable"
-	case unix.FR_ACT_PROHIBIT:
-		return "prohibit"
-	case unix.FR_ACT_GOTO:
+	if r.Goto > 0 {
 		return fmt.Sprintf("goto %d", r.Goto)
 	}
 	switch r.Table {
+	case unix.RT_TABLE_UNSPEC:
+		return "discard"
 	case unix.RT_TABLE_LOCAL:
 		return "lookup local"
 	case unix.RT_TABLE_MAIN:

@@ -166,7 +166,8 @@ type Rule struct {
 	OIF string `json:"oif,omitempty"`
 	// Mark is the packet's mark, in the form value/mask, empty for any.
 	Mark string `json:"mark,omitempty"`
-	// Action is what it does, as "lookup main" or "blackhole".
+	// Action is what it does, as "lookup main"; "discard" is ip(8)'s
+	// blackhole, unreachable or prohibit.
 	Action string `json:"action"`
 }
 

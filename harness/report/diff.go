@@ -31,9 +31,9 @@ func Diff(w io.Writer, d *oracle.Diff, o DiffOptions) error {
 		p.space(space, d.In(space))
 	}
 	for _, u := range d.Unread {
-		p.wrapped("? ", "  ", "not compared: "+u)
+		p.wrapped("? ", "  ", "not compared: "+u, true)
 	}
-	p.wrapped("", "  ", d.Summary())
+	p.wrapped("", "  ", d.Summary(), true)
 	return p.w.Flush()
 }
 
@@ -65,27 +65,37 @@ func (p *diffPrinter) entry(e oracle.Entry) {
 		text, colour = e.Have, "32"
 	case oracle.Wrong:
 		text, colour = e.Have, "33"
+		if e.Kind == oracle.KindLink { // of whose many attributes few are wrong
+			text = e.Dev
+		}
 	}
 	if p.o.Color {
 		fmt.Fprintf(p.w, "\x1b[%sm", colour)
 	}
-	p.wrapped("  "+e.Verb.Mark()+" ", "      ", text)
+	line := "  " + e.Verb.Mark() + " " + text
+	note := "# " + e.For
+	beside := e.For != "" && len(e.Changes) == 0 && utf8.RuneCountInString(line)+2+utf8.RuneCountInString(note) <= p.o.Width
+	p.wrapped("  "+e.Verb.Mark()+" ", "      ", text, !beside)
 	if p.o.Color {
 		fmt.Fprint(p.w, "\x1b[0m")
 	}
-	for _, c := range e.Changes {
-		p.wrapped("      ", "        ", c.String())
+	if beside {
+		fmt.Fprintln(p.w, "  "+note)
 	}
-	if e.For != "" {
-		p.wrapped("      ", "        ", "# "+e.For)
+	for _, c := range e.Changes {
+		p.wrapped("      ", "        ", c.String(), true)
+	}
+	if e.For != "" && !beside {
+		p.wrapped("      ", "        ", note, true)
 	}
 	if p.o.Mend && e.Mend != "" {
 		fmt.Fprintf(p.w, "      $ %s\n", e.Mend) // to be copied, and so in one line
 	}
 }
 
-// wrapped writes text that goes on in further lines where one is too long.
-func (p *diffPrinter) wrapped(first, rest, text string) {
+// wrapped writes text that goes on in further lines where one is too long, and
+// ends the last one if asked to.
+func (p *diffPrinter) wrapped(first, rest, text string, end bool) {
 	line := first
 	for i, word := range strings.Fields(text) {
 		switch {
@@ -98,7 +108,10 @@ func (p *diffPrinter) wrapped(first, rest, text string) {
 		}
 		line += word
 	}
-	fmt.Fprintln(p.w, line)
+	fmt.Fprint(p.w, line)
+	if end {
+		fmt.Fprintln(p.w)
+	}
 }
 
 func (p *diffPrinter) coloured(code, text string) string {
