@@ -55,14 +55,8 @@ type Agent struct {
 // underlay is the namespace of the underlay's bridges.
 const underlay = "underlay"
 
-// storeTimeout is how long a connection to the store may take, readTimeout how
-// long reading the lab's state, and goneTimeout how long that may take when the
-// store does not answer.
-const (
-	storeTimeout = 500 * time.Millisecond
-	readTimeout  = 30 * time.Second
-	goneTimeout  = 3 * time.Second
-)
+// storeTimeout is how long a connection to the store may take.
+const storeTimeout = 500 * time.Millisecond
 
 type looker struct {
 	lab  topology.Lab
@@ -88,7 +82,7 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	l.grown(before, l.counters(ctx))
 
 	l.stores(ctx)
-	if l.out.Diff, err = l.differences(ctx); err != nil {
+	if l.out.Diff, err = oracle.Differ(ctx, lab, open); err != nil {
 		return nil, err
 	}
 	var wg sync.WaitGroup
@@ -186,18 +180,6 @@ func (l *looker) sysctls(ctx context.Context, space string, keys []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.out.Sysctls[space] = values
-}
-
-// differences compares the lab with its plan. A store that is gone would keep
-// the comparison waiting for leases.
-func (l *looker) differences(ctx context.Context) (*oracle.Diff, error) {
-	limit := readTimeout
-	if nodes, _ := unreached(l.out); len(nodes) > 0 && len(nodes) == len(l.out.Store) {
-		limit = goneTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return oracle.Differ(ctx, l.lab, l.open)
 }
 
 // stores connects from every node to the store.

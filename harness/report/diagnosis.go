@@ -23,16 +23,16 @@ func Diagnosis(w io.Writer, r *diagnose.Report, most int, o DiffOptions) error {
 		p.cause(i+1, c)
 	}
 	for _, u := range r.Unread {
-		p.wrapped("? ", "  ", "not looked at: "+u)
+		p.wrapped("? ", "  ", "not looked at: "+u, true)
 	}
-	p.wrapped("", "  ", diagnosisSummary(r))
+	p.wrapped("", "  ", diagnosisSummary(r), true)
 	return p.w.Flush()
 }
 
 func (p *diffPrinter) cause(number int, c diagnose.Cause) {
 	fmt.Fprintf(p.w, "%d. %s\n", number, p.coloured("1", c.Title))
 	for _, e := range c.Evidence {
-		p.wrapped("   ", "     ", e)
+		p.wrapped("   ", "     ", e, true)
 	}
 	if len(c.Mend) > 0 {
 		fmt.Fprintf(p.w, "   to mend it on %s:\n", c.Space)
