@@ -85,7 +85,7 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	if l.out.Diff, err = oracle.Differ(ctx, lab, open); err != nil {
 		return nil, err
 	}
-	var wg sync.WaitGroup
+	wg := newGroup()
 	for _, n := range l.plan.Nodes {
 		wg.Go(func() {
 			l.rules(ctx, n.Name)
@@ -106,6 +106,26 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	slices.Sort(l.out.Unread)
 	l.out.Unread = slices.Compact(l.out.Unread)
 	return l.out, ctx.Err()
+}
+
+// atOnce is how many namespaces are looked at at a time.
+const atOnce = 16
+
+// group waits for functions, of which so many run at a time.
+type group struct {
+	sync.WaitGroup
+	slots chan struct{}
+}
+
+func newGroup() *group { return &group{slots: make(chan struct{}, atOnce)} }
+
+// Go runs fn when there is a slot.
+func (g *group) Go(fn func()) {
+	g.slots <- struct{}{}
+	g.WaitGroup.Go(func() {
+		defer func() { <-g.slots }()
+		fn()
+	})
 }
 
 func (l *looker) unread(format string, args ...any) {
@@ -184,7 +204,7 @@ func (l *looker) sysctls(ctx context.Context, space string, keys []string) {
 
 // stores connects from every node to the store.
 func (l *looker) stores(ctx context.Context) {
-	var wg sync.WaitGroup
+	wg := newGroup()
 	for _, n := range l.plan.Nodes {
 		wg.Go(func() { l.reachStore(ctx, n.Name) })
 	}

@@ -131,12 +131,9 @@ func (l *looker) counters(ctx context.Context) map[string]map[string]int {
 		names = append(names, p.Name)
 	}
 	var mu sync.Mutex
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 8)
+	wg := newGroup()
 	for _, name := range names {
-		slots <- struct{}{}
 		wg.Go(func() {
-			defer func() { <-slots }()
 			values := map[string]int{}
 			s, err := l.open.Session(ctx, name)
 			for _, file := range []string{"/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"} {

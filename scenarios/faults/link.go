@@ -74,8 +74,11 @@ func linkFaults() []Fault {
 	}
 }
 
-// down sets a link down. The kernel takes its routes away then.
+// down sets a link down. The kernel takes away then what hangs on it.
 func (s *Scene) down(space, dev string) {
-	s.script(space, []string{fmt.Sprintf("ip link set %s down", dev)},
-		append([]string{fmt.Sprintf("ip link set %s up", dev)}, s.routesVia(space, dev)...))
+	back := s.routesVia(space, dev)
+	if space == s.node.Name {
+		back = s.hung(dev)
+	}
+	s.script(space, []string{fmt.Sprintf("ip link set %s down", dev)}, append([]string{fmt.Sprintf("ip link set %s up", dev)}, back...))
 }

@@ -1,6 +1,10 @@
 package faults
 
-import "github.com/overlab/overlab/harness/suite"
+import (
+	"github.com/overlab/overlab/harness/probe"
+	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/topology"
+)
 
 // macFaults are those of the devices' own MACs.
 func macFaults() []Fault {
@@ -13,7 +17,7 @@ func macFaults() []Fault {
 			Break: func(s *Scene) {
 				l := s.link(s.node.Name, s.vtep())
 				s.pause(s.node)
-				s.on(s.node.Name, "ip link set "+l.Name+" address "+nobodyMAC().String(), "ip link set "+l.Name+" address "+l.MAC.String())
+				s.dress(l, nobodyMAC())
 			},
 		},
 		{
@@ -23,8 +27,14 @@ func macFaults() []Fault {
 			Break: func(s *Scene) {
 				l, other := s.link(s.node.Name, s.vtep()), s.link(s.peer.Name, s.vtep())
 				s.pause(s.node)
-				s.on(s.node.Name, "ip link set "+l.Name+" address "+other.MAC.String(), "ip link set "+l.Name+" address "+l.MAC.String())
+				s.dress(l, other.MAC)
 			},
 		},
 	}
+}
+
+// dress gives the node's flannel device another MAC.
+func (s *Scene) dress(l probe.Link, mac topology.MAC) {
+	set := func(mac topology.MAC) string { return "ip link set " + l.Name + " address " + mac.String() }
+	s.script(s.node.Name, []string{set(mac)}, append([]string{set(l.MAC)}, s.hung(l.Name)...))
 }

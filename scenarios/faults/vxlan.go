@@ -68,16 +68,24 @@ func (s *Scene) device(l probe.Link, v probe.VXLAN) []string {
 	for _, a := range l.IPv4() {
 		out = append(out, "ip addr add "+a.String()+" dev "+l.Name)
 	}
-	out = append(out, "ip link set "+l.Name+" up")
-	for _, n := range st.NeighboursOn(l.Name) {
+	return append(append(out, "ip link set "+l.Name+" up"), s.hung(l.Name)...)
+}
+
+// hung are the commands that give a device of the node back what hangs on it:
+// permanent neighbours, which go when it goes down or gets another MAC, FDB
+// entries, and routes.
+func (s *Scene) hung(dev string) []string {
+	st := s.state(s.node.Name)
+	var out []string
+	for _, n := range st.NeighboursOn(dev) {
 		if n.State == "PERMANENT" && n.IP.Is4() {
 			out = append(out, "ip neigh replace "+neighbour(n, "permanent"))
 		}
 	}
-	for _, f := range st.FDBOf(l.Name) {
+	for _, f := range st.FDBOf(dev) {
 		if f.Dst.IsValid() {
 			out = append(out, "bridge fdb replace "+f.String())
 		}
 	}
-	return append(out, s.routesVia(s.node.Name, l.Name)...)
+	return append(out, s.routesVia(s.node.Name, dev)...)
 }
