@@ -129,3 +129,15 @@ func decode(t *testing.T, text string, into any) {
 		t.Fatalf("%v:\n%s", err, text)
 	}
 }
+
+// TestDiagnoseFindsNothing: what is well in other labs is called well.
+func TestDiagnoseFindsNothing(t *testing.T) {
+	for _, lab := range []string{"000", "001", "host-gw", "direct-routing"} {
+		t.Run(lab, func(t *testing.T) {
+			o := labUp(t, lab)
+			if r := o.run(t, "diagnose"); r.code != 0 {
+				t.Error(r)
+			}
+		})
+	}
+}
