@@ -76,6 +76,13 @@ type StoreHolder interface {
 	HoldStore(ctx context.Context) (release func(context.Context) error, err error)
 }
 
+// PluginHost is what a Lab also is when its nodes have CNI plugins that can be
+// run. Plugins returns a node's network configuration list, and the folders of
+// its executables.
+type PluginHost interface {
+	Plugins(node string) (list []byte, path []string, err error)
+}
+
 // Features returns what a plan offers.
 func Features(p *topology.Plan) []Feature {
 	perNode := map[string]int{}

@@ -28,6 +28,8 @@ const (
 	plain = "plain"
 	// performance is that of how fast things are.
 	performance = "performance"
+	// cniProfile is that of CNI plugins and their address management.
+	cniProfile = "cni"
 	// security is that of what must not pass.
 	security = "security"
 	// resilience is that of what an overlay must survive.
@@ -43,7 +45,7 @@ func All() []suite.Check {
 		wireChecks(), portChecks(), outerChecks(), leakChecks(),
 		mtuChecks(), []suite.Check{segmentSizeCheck()}, pathMTUChecks(),
 		natChecks(), []suite.Check{forwardCheck()},
-		backendChecks(), securityChecks(), performanceChecks(),
+		backendChecks(), securityChecks(), cniChecks(), performanceChecks(),
 		resilienceChecks(),
 	)
 }
