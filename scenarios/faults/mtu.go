@@ -15,7 +15,11 @@ func mtuFaults() []Fault {
 		{
 			ID: "PMTU-01", Title: "{node}'s flannel device has a smaller MTU than its pods", Breaks: "large packets that must not be fragmented are refused", Case: "flannel #841",
 			Checks: []string{"DP-04", "MTU-01"}, Causes: []string{"link-mtu"}, Needs: vxlan,
-			Break: func(s *Scene) { s.forgetMTUs(); s.pause(s.node); s.mtu(s.node.Name, s.vtep(), s.plan.OverlayMTU(s.node)-50) },
+			Break: func(s *Scene) {
+				s.forgetMTUs()
+				s.pause(s.node)
+				s.mtu(s.node.Name, s.vtep(), s.plan.OverlayMTU(s.node)-50)
+			},
 		},
 		{
 			ID: "PMTU-02", Title: "{node}'s route to {peer}'s pods has a small MTU", Breaks: "large packets that must not be fragmented are refused", Case: "a routing daemon, a tuned route",
@@ -49,7 +53,11 @@ func mtuFaults() []Fault {
 		{
 			ID: "PMTU-06", Title: "{node}'s interface on the underlay has a smaller MTU", Breaks: hangs, Case: "a cloud whose network has 1400 (flannel #1781)",
 			Checks: []string{"MTU-01", "WF-07", "MTU-05"}, Causes: []string{"link-mtu"}, Needs: vxlan,
-			Break: func(s *Scene) { s.forgetMTUs(); s.pause(s.node); s.mtu(s.node.Name, s.uplink(), s.node.Underlay().MTU-100) },
+			Break: func(s *Scene) {
+				s.forgetMTUs()
+				s.pause(s.node)
+				s.mtu(s.node.Name, s.uplink(), s.node.Underlay().MTU-100)
+			},
 		},
 		{
 			ID: "PMTU-07", Title: "something between the nodes drops large packets silently", Breaks: hangs, Case: "a VPN that drops, and filters ICMP 3/4",
