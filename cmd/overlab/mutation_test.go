@@ -28,7 +28,6 @@ func mutationSample() []string {
 // mutant is what became of one fault.
 type mutant struct {
 	faults.Fault
-	lab string
 	// verdicts are those of the checks that it names; a check that is not in
 	// this build has none.
 	verdicts map[string]string
@@ -73,8 +72,7 @@ func TestMutation(t *testing.T) {
 			for _, f := range chosen {
 				t.Run(f.ID, func(t *testing.T) {
 					m := mutate(t, o, f)
-					m.lab = lab
-					all = append(all, m)
+									all = append(all, m)
 				})
 			}
 		})
@@ -185,15 +183,6 @@ func mutationMatrix(all []mutant) string {
 
 // mutationPage is docs/mutation.md.
 func mutationPage(all []mutant) string {
-	var columns []string
-	for _, m := range all {
-		for _, id := range m.Checks {
-			if !slices.Contains(columns, id) && m.verdicts[id] != "" {
-				columns = append(columns, id)
-			}
-		}
-	}
-	slices.Sort(columns)
 	caught, first := sum(all)
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Is a fault seen?
@@ -207,24 +196,22 @@ first** by diagnose, which does not know what was put in.
 
 F: the check fails. ?: it is inconclusive, which is never a pass, and is all that
 can be said where the fault takes away what the check measures by. A dot: it
-passes, because another check sees the fault. Empty: the fault does not name the
-check.
+passes, as another check sees the fault. n: it is not applicable in this lab.
+-: it is not in this build.
 
-| fault | diagnose says first | %s |
-|---|---|%s
-`, caught, len(all), first, len(all), strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+| fault | diagnose says first | the checks that the fault names |
+|---|---|---|
+`, caught, len(all), first, len(all))
 	for _, m := range all {
-		cells := make([]string, len(columns))
-		for i, id := range columns {
-			if v, named := m.verdicts[id]; named {
-				cells[i] = mark(v)
-			}
+		cells := make([]string, len(m.Checks))
+		for i, id := range m.Checks {
+			cells[i] = id + " " + mark(m.verdicts[id])
 		}
 		cause := cmp.Or(m.cause, "nothing")
 		if !m.first {
 			cause = "*" + cause + "*"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", m.ID, cause, strings.Join(cells, " | "))
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", m.ID, cause, strings.Join(cells, ", "))
 	}
 	return b.String()
 }
