@@ -108,6 +108,9 @@ func leasesAsKernel(ctx context.Context, env *suite.Env) error {
 			if a.Subnet.Overlaps(b.Subnet) {
 				env.Fail("the store", "disjoint subnets", a.Key+" and "+b.Key)
 			}
+			if a.PublicIP == b.PublicIP {
+				env.Fail("the store", "one lease a node", fmt.Sprintf("%s and %s of %s", a.Key, b.Key, a.PublicIP))
+			}
 		}
 	}
 	states, err := env.States(ctx, nodeNames(plan))
