@@ -62,7 +62,7 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 	c.nameFlag(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
-	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C, or every level of the checks named)")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C; of the checks named C and E, and any whose whole identifier is given)")
 	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
 	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
@@ -126,8 +126,9 @@ func (f *testFlags) selection(only []string) suite.Selection {
 	for _, l := range f.levels {
 		s.Levels = append(s.Levels, suite.Level(l))
 	}
-	if len(only) == 0 && len(f.levels) == 0 {
-		s.Levels = []suite.Level{suite.Core}
+	s.Usual = []suite.Level{suite.Core}
+	if len(only) > 0 {
+		s.Usual = append(s.Usual, suite.Extended)
 	}
 	return s
 }

@@ -221,16 +221,29 @@ func difference(before, after []string) string {
 	return strings.Join(out, "; ")
 }
 
-// expectUnchanged judges that the node is as before.
+// expectUnchanged judges that the node is as before. It allows for the moments
+// that the kernel takes to end the links of a namespace that is gone.
 func (a *attachments) expectUnchanged(ctx context.Context, before []string, when string) error {
-	after, err := a.snapshot(ctx)
-	if err != nil {
-		return err
+	limits := a.env.Timeouts()
+	for deadline := time.Now().Add(limits.Reply * time.Duration(limits.Tries)); ; {
+		after, err := a.snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		d := difference(before, after)
+		if d == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			a.env.Fail(a.where()+", "+when, "the node's links, routes and files of before", d)
+			return nil
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	if d := difference(before, after); d != "" {
-		a.env.Fail(a.where()+", "+when, "the node's links, routes and files of before", d)
-	}
-	return nil
 }
 
 // addressOfResult is the first IPv4 address of a result.
