@@ -24,7 +24,9 @@ import (
 func (l *Lab) StartStore(ctx context.Context) error {
 	node := l.plan.Node(l.plan.Store.Node)
 	ns := l.spaces[node.Name]
-	dir, err := os.MkdirTemp("", "labtest-etcd-")
+	// In memory (nstest's /run), where no other program's writing delays it, and
+	// gone with the test, however it ends.
+	dir, err := os.MkdirTemp("/run", "labtest-etcd-")
 	if err != nil {
 		return err
 	}
