@@ -24,9 +24,7 @@ import (
 func (l *Lab) StartStore(ctx context.Context) error {
 	node := l.plan.Node(l.plan.Store.Node)
 	ns := l.spaces[node.Name]
-	// In memory (nstest's /run), where no other program's writing delays it, and
-	// gone with the test, however it ends.
-	dir, err := os.MkdirTemp("/run", "labtest-etcd-")
+	dir, err := os.MkdirTemp("", "labtest-etcd-")
 	if err != nil {
 		return err
 	}
