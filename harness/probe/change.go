@@ -110,11 +110,12 @@ func (d *dumper) changeRoute(remove bool, r Route, mtu int) error {
 	if r.Onlink {
 		out.Flags = unix.RTNH_F_ONLINK
 	}
+	if remove {
+		out.Scope = unix.RT_SCOPE_NOWHERE // as ip(8) says: whichever it has
+		return d.h.RouteDel(out)
+	}
 	if !r.Via.IsValid() {
 		out.Scope = unix.RT_SCOPE_LINK
-	}
-	if remove {
-		return d.h.RouteDel(out)
 	}
 	out.Protocol = protocol(r.Protocol)
 	return d.h.RouteReplace(out)

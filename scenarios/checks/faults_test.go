@@ -22,7 +22,9 @@ import (
 //	   ens3 .8             ens3 .9             ens3 .10
 //	     +------------------ lan ----------------+        172.16.1.0/24, MTU 1500
 
-// fault is one way to break the lab. Commands are "NAMESPACE: COMMAND".
+// fault is one way to break the lab. Commands are "NAMESPACE: COMMAND", where a
+// command is a program's, "rewire", which makes the namespace's VXLAN device
+// anew, or "solicitable DEV ADDRESS", which waits until an IPv6 address answers.
 type fault struct {
 	name  string
 	check string
@@ -608,10 +610,13 @@ func TestEveryFaultIsFound(t *testing.T) {
 			do := func(commands []string) {
 				for _, c := range commands {
 					ns, cmd, _ := strings.Cut(c, ": ")
-					if cmd == "rewire" {
+					switch words := strings.Split(cmd, " "); words[0] {
+					case "rewire":
 						rewire(t, ns)
-					} else {
-						lab.Exec(t, ns, strings.Split(cmd, " ")...)
+					case "solicitable":
+						lab.Solicitable(t, ns, words[1], netip.MustParseAddr(words[2]))
+					default:
+						lab.Exec(t, ns, words...)
 					}
 				}
 			}

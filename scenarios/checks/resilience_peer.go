@@ -94,7 +94,7 @@ type ghost struct {
 func newGhost(env *suite.Env) (*ghost, error) {
 	plan := env.Plan()
 	b := plan.Network.Backend
-	if !slices.Contains([]string{"vxlan", "host-gw", "ipip"}, b.Type) {
+	if !tellsPeers(plan) {
 		return nil, suite.NotApplicablef("of the backend %s this check cannot tell whom a node serves", b.Type)
 	}
 	subnet, err := freeSubnet(plan)
@@ -113,6 +113,12 @@ func newGhost(env *suite.Env) (*ghost, error) {
 	}
 	env.Restore("the set of peers", g.remove)
 	return g, nil
+}
+
+// tellsPeers reports whether the kernel's tables tell whom a node serves: what
+// udp and wireguard know of peers is in their devices.
+func tellsPeers(plan *topology.Plan) bool {
+	return slices.Contains([]string{"vxlan", "host-gw", "ipip"}, plan.Network.Backend.Type)
 }
 
 // freeSubnet is the last of the network's subnets that no node has.
