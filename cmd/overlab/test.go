@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -30,7 +31,11 @@ type testFlags struct {
 	scale    float64
 	outage   time.Duration
 	frames   int
-	output   *format
+	// exemptions is a file; exempt is what was read of it, for the same command
+	// inside the lab.
+	exemptions string
+	exempt     []string
+	output     *format
 }
 
 func (c command) test() *cobra.Command {
@@ -49,19 +54,24 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 		Example: `  overlab test
   overlab test TTL MTU --evidence /tmp/report
   overlab test RS --outage 30s
+  overlab test --profile security --level C,H
+  overlab test --level C,E --exemptions upstream.yaml
   overlab test -o json > report.json`,
 		ValidArgsFunction: completeChecks,
 	}
 	c.nameFlag(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
-	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C, or every level of the checks named)")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C; of the checks named C and E, and any whose whole identifier is given)")
 	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
 	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
 	flags.DurationVar(&f.outage, "outage", suite.DefaultTimeouts().Outage, "for how long checks take away what the lab must do without, as the store")
 	flags.IntVar(&f.frames, "frames", 0, "how many captured packets to show (-1: all)")
+	flags.StringVar(&f.exemptions, "exemptions", "", "a YAML file of checks that the agent is known to fail, each with a reason: reported as exempt")
+	flags.StringArrayVar(&f.exempt, "exempt", nil, "")
+	_ = flags.MarkHidden("exempt") // it exists: it was made on the line above
 	f.output = outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := suite.New(checks.All())
@@ -74,6 +84,9 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 		}
 		// Refuse a wrong selection before the lab is looked for.
 		if _, err := s.Select(selection); err != nil {
+			return err
+		}
+		if err := f.readExemptions(); err != nil {
 			return err
 		}
 		lab, err := c.open(cmd.Context(), f.name)
@@ -89,13 +102,33 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 	return cmd
 }
 
+// readExemptions reads the file of exemptions, if there is one.
+func (f *testFlags) readExemptions() error {
+	if f.exemptions == "" {
+		return nil
+	}
+	text, err := os.ReadFile(f.exemptions)
+	if err != nil {
+		return fmt.Errorf("read the exemptions: %w", err)
+	}
+	list, err := suite.ParseExemptions(f.exemptions, text, checks.All())
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		f.exempt = append(f.exempt, e.Check+"="+e.Reason)
+	}
+	return nil
+}
+
 func (f *testFlags) selection(only []string) suite.Selection {
 	s := suite.Selection{Only: only, Skip: f.skip, Profiles: f.profiles}
 	for _, l := range f.levels {
 		s.Levels = append(s.Levels, suite.Level(l))
 	}
-	if len(only) == 0 && len(f.levels) == 0 {
-		s.Levels = []suite.Level{suite.Core}
+	s.Usual = []suite.Level{suite.Core}
+	if len(only) > 0 {
+		s.Usual = append(s.Usual, suite.Extended)
 	}
 	return s
 }
@@ -109,6 +142,9 @@ func (c command) testInside(ctx context.Context, lab topology.Joiner, status top
 		for _, v := range values {
 			argv = append(argv, "--"+name+"="+v)
 		}
+	}
+	for _, e := range f.exempt {
+		argv = append(argv, "--exempt="+e)
 	}
 	argv = append(append(argv, "--"), checks...)
 	code, err := c.attached(ctx, topology.Process{Argv: argv, Env: os.Environ(), Dir: "/"}, func(p topology.Process) (int, error) {
@@ -172,6 +208,10 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 	}
 	o := suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale)}
 	o.Timeouts.Outage = f.outage
+	for _, e := range f.exempt {
+		check, reason, _ := strings.Cut(e, "=")
+		o.Exemptions = append(o.Exemptions, suite.Exemption{Check: check, Reason: reason})
+	}
 	list, err := s.Select(selection)
 	if err != nil {
 		return err
