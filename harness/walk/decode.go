@@ -1,7 +1,6 @@
 package walk
 
 import (
-	"bytes"
 	"net/netip"
 
 	"github.com/google/uuid"
@@ -45,12 +44,18 @@ type reader struct {
 	tunnel uint16
 }
 
-// etherIPv4 stands in for the header that a bare frame lacks.
-var etherIPv4 = append(make([]byte, 12), 0x08, 0x00)
+// ethernet puts a header before a packet that lacks one.
+func ethernet(packet []byte) []byte {
+	header := append(make([]byte, 12), 0x08, 0x00)
+	if len(packet) > 0 && packet[0]>>4 == 6 {
+		header = append(header[:12], 0x86, 0xdd)
+	}
+	return append(header, packet...)
+}
 
 func (r *reader) read(at place, f capture.Frame) sighted {
 	if at.bare {
-		f.Data = append(bytes.Clone(etherIPv4), f.Data...)
+		f.Data = ethernet(f.Data)
 	}
 	s := sighted{Frame: f, at: at, marked: f.Contains(r.id)}
 	var p capture.Packet
@@ -71,7 +76,7 @@ func (r *reader) read(at place, f capture.Frame) sighted {
 		inner = &p.Inner
 		s.wrap(inner, predict.Encap{Kind: "ipip"})
 	case r.tunnel != 0 && p.Has(capture.LayerUDP) && p.UDP.Dst == r.tunnel:
-		q := capture.Decode(append(bytes.Clone(etherIPv4), p.Payload...), 0)
+		q := capture.Decode(ethernet(p.Payload), 0)
 		inner = &q.Headers
 		inner.Eth = capture.Ethernet{}
 		s.wrap(inner, predict.Encap{Kind: "udp", Port: int(p.UDP.Dst)})

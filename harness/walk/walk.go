@@ -88,9 +88,12 @@ type run struct {
 	net      *predict.Network
 	there    *predict.Path
 	back     *predict.Path
+	tracing  *tracing
 }
 
 func (w *run) walk(ctx context.Context) error {
+	w.tracing = w.trace()
+	defer w.tracing.close()
 	if err := w.predict(ctx); err != nil {
 		return err
 	}
@@ -98,12 +101,14 @@ func (w *run) walk(ctx context.Context) error {
 	t := listen(w.lab, places(w.net, []Endpoint{r.From, r.To}, w.there, w.back))
 	// The kernel takes its time to let go of a ring, and nobody need wait.
 	defer func() { go t.close() }()
+	w.tracing.wait()
 	if err := w.send(ctx); err != nil {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, w.o.Sentinel)
 	defer cancel()
 	w.compare(t.collect(waiting))
+	w.noteDrops()
 	w.judge(ctx)
 	return nil
 }
@@ -168,9 +173,9 @@ func (w *run) compare(s *sighting) {
 	w.keep(m)
 }
 
-// read decodes the frames, in the order of time.
-func (w *run) read(s *sighting) []sighted {
-	reader := reader{id: w.report.ID, ports: []uint16{0}}
+// reader knows the ports of the lab's tunnels.
+func (w *run) reader() *reader {
+	reader := &reader{id: w.report.ID, ports: []uint16{0}}
 	for _, name := range w.sessions.names() {
 		for _, l := range w.net.Spaces[name].State.Links {
 			if l.VXLAN != nil && !slices.Contains(reader.ports, uint16(l.VXLAN.Port)) {
@@ -181,6 +186,12 @@ func (w *run) read(s *sighting) []sighted {
 	if b := w.lab.Plan().Network.Backend; b.Type == "udp" {
 		reader.tunnel = uint16(b.Port)
 	}
+	return reader
+}
+
+// read decodes the frames, in the order of time.
+func (w *run) read(s *sighting) []sighted {
+	reader := w.reader()
 	var all []sighted
 	for at, frames := range s.frames {
 		for _, f := range frames {

@@ -149,6 +149,9 @@ func explained(r *walk.Report) []row {
 			}
 			rows = append(rows, row{"mend", mend})
 		}
+		if d.Dropped != nil {
+			rows = append(rows, row{"kernel", d.Dropped.String()})
+		}
 		rows = append(rows, row{"sender", r.Answer})
 	}
 	for _, d := range r.Doubts {
