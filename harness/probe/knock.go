@@ -41,6 +41,9 @@ func (k *Knock) SourcePort() uint16 {
 	return first + binary.BigEndian.Uint16(k.ID[10:])%count
 }
 
+// SYNSize is the length in bytes of the IP packet of a SYN to an address.
+func SYNSize(dst netip.Addr) int { return icmpOf(dst).header + synSize }
+
 // headers of IP and of what it carries.
 func (k *Knock) headers() (ip, all int) {
 	ip = icmpOf(k.Dst).header

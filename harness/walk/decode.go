@@ -3,8 +3,6 @@ package walk
 import (
 	"net/netip"
 
-	"github.com/google/uuid"
-
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/walk/predict"
 )
@@ -31,13 +29,15 @@ type sighted struct {
 	marked   bool
 	icmp     capture.ICMP
 	from     netip.Addr
+	// transport is the header behind that of IP, in words; empty for an echo.
+	transport string
 	// wireguard says that it is a message of WireGuard that carries a packet.
 	wireguard bool
 }
 
 // reader reads frames.
 type reader struct {
-	id uuid.UUID
+	mark
 	// ports are the UDP ports of VXLAN; tunnel is that of the backend udp, 0
 	// for others.
 	ports  []uint16
@@ -57,7 +57,7 @@ func (r *reader) read(at place, f capture.Frame) sighted {
 	if at.bare {
 		f.Data = ethernet(f.Data)
 	}
-	s := sighted{Frame: f, at: at, marked: f.Contains(r.id)}
+	s := sighted{Frame: f, at: at, marked: r.in(f.Data)}
 	var p capture.Packet
 	for _, port := range r.ports {
 		if p = f.Decode(port); p.Encapsulated() {
@@ -88,12 +88,9 @@ func (r *reader) read(at place, f capture.Frame) sighted {
 	}
 	s.icmp, s.from = inner.ICMP, inner.IP.Src
 	s.seq = inner.ICMP.Seq
-	if s.marked && inner.Has(capture.LayerICMP) {
-		s.kind = map[uint8]kind{8: request, 0: reply}[inner.ICMP.Type]
-		if s.kind == other {
-			s.kind = failure
-		}
-	}
+	s.kind = r.kindOf(inner, s.marked)
+	s.marked = s.marked || s.kind == reply
+	s.transport = r.transport(inner)
 	return s
 }
 

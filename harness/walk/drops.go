@@ -94,7 +94,8 @@ func (r *reader) dropped(d *trace.Drop) (s sighted, marked bool) {
 const clockSkew = time.Millisecond
 
 // dropped is the last drop of a leg after what was last seen, in the namespace
-// where that was or in another.
+// where that was or in another. An answer that nobody saw is one that was not
+// given: it was the request that was dropped.
 func (w *run) dropped(leg NamedLeg, last int, space string) *Dropped {
 	var after time.Time
 	from := space
@@ -105,7 +106,7 @@ func (w *run) dropped(leg NamedLeg, last int, space string) *Dropped {
 	var found *Dropped
 	for i := range w.report.Drops {
 		d := &w.report.Drops[i]
-		if d.Leg == leg.Name && (d.Space == space || d.Space == from) && d.Time.After(after) {
+		if (d.Leg == leg.Name || last < 0 && leg.Name == "reply" && d.Leg == "request") && (d.Space == space || d.Space == from) && d.Time.After(after) {
 			found = d
 		}
 	}

@@ -10,6 +10,7 @@ import (
 // judge finds the first divergence and its cause.
 func (w *run) judge(ctx context.Context) {
 	r := w.report
+	w.forgive()
 	for _, leg := range r.Legs() {
 		if d := w.diverges(ctx, leg); d != nil {
 			r.Divergence = d
@@ -17,7 +18,7 @@ func (w *run) judge(ctx context.Context) {
 		}
 	}
 	switch {
-	case r.Divergence == nil && r.Pong.Answered():
+	case r.Divergence == nil && (r.Pong.Answered() || r.Silent):
 		r.Verdict = Arrived
 	case r.Divergence == nil:
 		r.Divergence = &Divergence{
@@ -33,6 +34,26 @@ func (w *run) judge(ctx context.Context) {
 	if len(r.Doubts) > 0 && r.Verdict == Diverged && !r.Divergence.Confirmed {
 		r.Verdict = Inconclusive
 	}
+}
+
+// forgive lets a datagram go unanswered that arrived and that nobody is known
+// to have dropped.
+func (w *run) forgive() {
+	r := w.report
+	if r.Packet.Protocol != "udp" || r.Reply == nil || r.Reply.Predicted != nil || r.Pong.Answered() || r.Pong.Error != nil {
+		return
+	}
+	leg := NamedLeg{"request", &r.Request}
+	last := lastSeen(r.Request.Steps)
+	if last != len(r.Request.Steps)-1 || lastSeen(r.Reply.Steps) >= 0 || w.dropped(leg, last, r.To.Name) != nil {
+		return
+	}
+	r.Silent, r.Reply = true, nil
+	note := fmt.Sprintf("%s's port %d got it and answers nothing, as a service may; a closed port would be refused", r.To.Name, r.Packet.Port)
+	if r.Untraced != "" {
+		note += ". That nothing there dropped it is not certain: the kernel was not traced"
+	}
+	r.Notes = append(r.Notes, note)
 }
 
 // diverges returns where a leg went wrong, or nil.

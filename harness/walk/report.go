@@ -52,6 +52,9 @@ type Report struct {
 	// Answer is what the sender was told, as ping would print it.
 	Answer string     `json:"answer"`
 	Pong   probe.Pong `json:"pong"`
+	// Silent says that nobody answered a datagram that arrived: what it was
+	// for need not.
+	Silent bool `json:"silent,omitempty"`
 	// Divergence is the first point where it went wrong.
 	Divergence *Divergence `json:"divergence,omitempty"`
 	// Doubts are reasons for which the capture may lack frames.
@@ -117,6 +120,9 @@ type Seen struct {
 	Fragment bool `json:"fragment,omitempty"`
 	// SourcePort is that of the outer UDP header.
 	SourcePort uint16 `json:"sourcePort,omitempty"`
+	// Transport is the innermost header of TCP, UDP or ICMP in words, where
+	// the packet is for a port.
+	Transport string `json:"transport,omitempty"`
 
 	raw capture.Frame
 }

@@ -73,12 +73,16 @@ func places(n *predict.Network, ends []Endpoint, paths ...*predict.Path) []place
 
 // interesting lets through what the packet can be in, and ARP, which shows what
 // the kernel asks for.
-func interesting(p place) filter.Filter {
+func interesting(p place, protocol string) filter.Filter {
 	if p.bare {
 		return filter.All() // filters look behind an Ethernet header
 	}
 	const arp, ipip, esp = 0x0806, 4, 50
-	return filter.ICMP().Or(filter.UDP()).Or(filter.Protocol(ipip)).Or(filter.Protocol(esp)).Or(filter.EtherType(arp))
+	f := filter.ICMP().Or(filter.UDP()).Or(filter.Protocol(ipip)).Or(filter.Protocol(esp)).Or(filter.EtherType(arp))
+	if protocol == "tcp" {
+		f = f.Or(filter.TCP())
+	}
+	return f
 }
 
 // taps are the captures that run.
@@ -91,13 +95,13 @@ type taps struct {
 
 // listen opens all taps. That an interface has gone meanwhile is a doubt, and
 // no error.
-func listen(lab topology.Lab, at []place) *taps {
+func listen(lab topology.Lab, at []place, protocol string) *taps {
 	t := &taps{places: at, open: map[place]*capture.Tap{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, p := range at {
 		wg.Go(func() {
-			tap, err := openTap(lab, p)
+			tap, err := openTap(lab, p, protocol)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -111,12 +115,12 @@ func listen(lab topology.Lab, at []place) *taps {
 	return t
 }
 
-func openTap(lab topology.Lab, p place) (*capture.Tap, error) {
+func openTap(lab topology.Lab, p place, protocol string) (*capture.Tap, error) {
 	ns, err := lab.Namespace(p.space)
 	if err != nil {
 		return nil, err
 	}
-	return capture.Open(ns, capture.Options{Interface: p.dev, Filter: interesting(p), Ring: ring})
+	return capture.Open(ns, capture.Options{Interface: p.dev, Filter: interesting(p, protocol), Ring: ring})
 }
 
 // sighting is what the taps have seen.

@@ -18,8 +18,12 @@ import (
 
 // Options choose the packet. The zero value is one ping's.
 type Options struct {
-	// Size in bytes of the IP packet, 84 if zero.
+	// Size in bytes of the IP packet, 84 if zero; a SYN has its own.
 	Size int
+	// Protocol is icmp (also if empty) for an echo request, tcp for a SYN to
+	// Port, or udp for a datagram to it.
+	Protocol string
+	Port     int
 	// TTL of the request, 0 for the kernel's default.
 	TTL int
 	// DF sets the don't-fragment bit.
@@ -33,7 +37,13 @@ type Options struct {
 	Sentinel time.Duration
 }
 
-func (o *Options) defaults() {
+func (o *Options) defaults() error {
+	if o.Protocol == "" {
+		o.Protocol = "icmp"
+	}
+	if o.knocks() && o.Count > 1 {
+		return fmt.Errorf("%d packets to a port: one is sent, and its answer is followed", o.Count)
+	}
 	if o.Size == 0 {
 		o.Size = 84
 	}
@@ -46,13 +56,19 @@ func (o *Options) defaults() {
 	if o.Sentinel == 0 {
 		o.Sentinel = 2 * time.Second
 	}
+	return nil
 }
+
+// knocks says that the packet is for a port.
+func (o *Options) knocks() bool { return o.Protocol != "icmp" }
 
 // Run follows a packet from one node or pod of the lab to another. That it
 // does not arrive is no error: the report says so. The lab's namespaces must
 // be within reach (topology.Local).
 func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Report, error) {
-	o.defaults()
+	if err := o.defaults(); err != nil {
+		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
+	}
 	plan := lab.Plan()
 	began := time.Now()
 	src, err := endpoint(plan, from)
@@ -98,7 +114,7 @@ func (w *run) walk(ctx context.Context) error {
 		return err
 	}
 	r := w.report
-	t := listen(w.lab, places(w.net, []Endpoint{r.From, r.To}, w.there, w.back))
+	t := listen(w.lab, places(w.net, []Endpoint{r.From, r.To}, w.there, w.back), w.o.Protocol)
 	// The kernel takes its time to let go of a ring, and nobody need wait.
 	defer func() { go t.close() }()
 	w.tracing.wait()
@@ -120,13 +136,16 @@ func (w *run) predict(ctx context.Context) error {
 		return err
 	}
 	r := w.report
+	if w.o.Protocol == "tcp" {
+		w.o.Size = probe.SYNSize(r.To.Address)
+	}
 	ttl := w.o.TTL
 	if ttl == 0 {
 		if ttl, err = strconv.Atoi(w.net.Spaces[r.From.Name].Sysctls["net/ipv4/ip_default_ttl"]); err != nil {
 			ttl = 64
 		}
 	}
-	r.Packet = predict.Packet{Dst: r.To.Address, TTL: ttl, Size: w.o.Size, DF: w.o.DF}
+	r.Packet = predict.Packet{Protocol: w.o.Protocol, Port: w.o.Port, Dst: r.To.Address, TTL: ttl, Size: w.o.Size, DF: w.o.DF}
 	w.there = w.net.Predict(r.From.Name, r.Packet)
 	r.Request.Predicted = w.there.Drop
 	if w.there.Arrived != nil {
@@ -146,11 +165,18 @@ func (w *run) send(ctx context.Context) error {
 		wait /= 5
 	}
 	var err error
-	r.Pong, err = w.sessions[r.From.Name].Ping(ctx, probe.Ping{
-		Dst: r.To.Address, Size: w.o.Size, DF: w.o.DF, TTL: w.o.TTL, Count: w.o.Count, ID: r.ID, Wait: wait, Tries: 1,
-	})
+	r.Pong, err = w.sendOne(ctx, r.ID, w.o.Count, wait)
 	r.Answer = r.Pong.String()
 	return err
+}
+
+// sendOne sends the packet, so many times, with a mark.
+func (w *run) sendOne(ctx context.Context, id uuid.UUID, count int, wait time.Duration) (probe.Pong, error) {
+	s, o, dst := w.sessions[w.report.From.Name], &w.o, w.report.To.Address
+	if o.knocks() {
+		return s.Knock(ctx, probe.Knock{Protocol: o.Protocol, Dst: dst, Port: o.Port, Size: o.Size, DF: o.DF, TTL: o.TTL, ID: id, Wait: wait})
+	}
+	return s.Ping(ctx, probe.Ping{Dst: dst, Size: o.Size, DF: o.DF, TTL: o.TTL, Count: count, ID: id, Wait: wait, Tries: 1})
 }
 
 // compare puts what was seen beside what was predicted.
@@ -175,7 +201,7 @@ func (w *run) compare(s *sighting) {
 
 // reader knows the ports of the lab's tunnels.
 func (w *run) reader() *reader {
-	reader := &reader{id: w.report.ID, ports: []uint16{0}}
+	reader := &reader{mark: w.mark(), ports: []uint16{0}}
 	for _, name := range w.sessions.names() {
 		for _, l := range w.net.Spaces[name].State.Links {
 			if l.VXLAN != nil && !slices.Contains(reader.ports, uint16(l.VXLAN.Port)) {

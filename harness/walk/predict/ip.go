@@ -28,16 +28,21 @@ const usualTTL = 64
 
 // Predict says where a packet goes that the namespace from sends.
 func (n *Network) Predict(from string, p Packet) *Path {
-	w := &walker{net: n, path: &Path{}}
+	w := &walker{net: n, path: &Path{sent: p}}
 	w.start(from, p)
 	return w.path
 }
 
 // Reply says where the answer to a packet goes that took this path. The path
-// must have arrived.
+// must have arrived. Whether a port is open, and so how long its answer is, no
+// state tells.
 func (n *Network) Reply(to *Path) *Path {
 	w := &walker{net: n, path: &Path{translated: to.translated}, answering: true}
 	a := to.Arrived
+	if to.sent.Port != 0 {
+		w.start(to.End, Packet{Src: a.Dst, Dst: a.Src, TTL: usualTTL})
+		return w.path
+	}
 	if s := n.Spaces[to.End]; s.sysctl("net/ipv4/icmp_echo_ignore_all", "0") != "0" {
 		w.drop(s, "", fmt.Sprintf("%s answers no echo requests: net.ipv4.icmp_echo_ignore_all is set", to.End),
 			to.End, "sysctl -w net.ipv4.icmp_echo_ignore_all=0")

@@ -62,6 +62,19 @@ func headers(f *predict.Frame, sourcePort uint16) []row {
 	return rows
 }
 
+// transport is the row of the innermost header, where the packet is for a port.
+func transport(s *walk.Step) []row {
+	if s.Seen == nil || s.Seen.Transport == "" {
+		return nil
+	}
+	label, text, _ := strings.Cut(s.Seen.Transport, " ")
+	label = strings.ToLower(label)
+	if s.Seen.Frame.Inner != nil {
+		label = "  " + label
+	}
+	return []row{{label, text}}
+}
+
 // frame is the step's frame: as it was seen, else as it was predicted.
 func frame(s *walk.Step) (*predict.Frame, uint16) {
 	if s.Seen != nil {
@@ -107,7 +120,12 @@ func title(r *walk.Report) string {
 // sent says what was sent.
 func sent(r *walk.Report) string {
 	s := "one ICMP echo request"
-	if r.Count > 1 {
+	switch {
+	case r.Packet.Protocol == "tcp":
+		s = fmt.Sprintf("one TCP SYN to port %d", r.Packet.Port)
+	case r.Packet.Protocol == "udp":
+		s = fmt.Sprintf("one UDP datagram to port %d", r.Packet.Port)
+	case r.Count > 1:
 		s = fmt.Sprintf("%d ICMP echo requests", r.Count)
 	}
 	s += fmt.Sprintf(" of %d bytes, ttl %d", r.Packet.Size, r.Packet.TTL)
@@ -130,6 +148,9 @@ func steps(r *walk.Report) int {
 func outcome(r *walk.Report) string {
 	switch r.Verdict {
 	case walk.Arrived:
+		if r.Silent {
+			return fmt.Sprintf("arrived, and was not answered; %d steps, all as predicted", steps(r))
+		}
 		return fmt.Sprintf("arrived and answered: %s; %d steps, all as predicted", r.Answer, steps(r))
 	case walk.Inconclusive:
 		return "inconclusive: the capture lacks frames"
