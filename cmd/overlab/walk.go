@@ -36,7 +36,7 @@ predicted and what was seen: the route, the neighbour and the forwarding entry
 that decide at each step, the headers, and the time since the step before.
 Where it goes wrong first, it names the cause and the command that mends it.
 
-FROM and TO are pods or nodes. It exits with 0 if the packet and its answer went
+FROM and TO are pods or nodes, by name or address; that of IPv6 walks over IPv6. It exits with 0 if the packet and its answer went
 the predicted way, 1 if not, 2 if the lab or the usage is broken, and 3 if the
 capture lost frames, so that nothing can be said.`,
 		Example: `  overlab walk pod-3 pod-5
@@ -59,6 +59,7 @@ capture lost frames, so that nothing can be said.`,
 	flags.IntVar(&f.udp, "udp", 0, "send a UDP datagram to this port")
 	cmd.MarkFlagsMutuallyExclusive("tcp", "udp")
 	cmd.MarkFlagsMutuallyExclusive("tcp", "size")
+	flags.BoolVarP(&f.options.IPv6, "ipv6", "6", false, "walk over IPv6, in a lab of both families")
 	flags.IntVar(&f.options.TTL, "ttl", 0, "TTL of the packet (default the kernel's, 64)")
 	flags.BoolVar(&f.options.DF, "df", false, "set the don't-fragment bit")
 	flags.IntVar(&f.options.Count, "count", 1, "send so many packets; the steps show the first")
@@ -118,7 +119,7 @@ func (c command) walkInside(ctx context.Context, lab topology.Joiner, f walkFlag
 	}
 	o := f.options
 	argv := []string{netns.Self, "walk", "-o", f.output.value, fmt.Sprintf("--ttl=%d", o.TTL),
-		fmt.Sprintf("--df=%v", o.DF), fmt.Sprintf("--count=%d", o.Count), fmt.Sprintf("--wait=%v", o.Wait)}
+		fmt.Sprintf("--df=%v", o.DF), fmt.Sprintf("--count=%d", o.Count), fmt.Sprintf("--wait=%v", o.Wait), fmt.Sprintf("--ipv6=%v", o.IPv6)}
 	if o.Port != 0 {
 		argv = append(argv, fmt.Sprintf("--%s=%d", o.Protocol, o.Port))
 	}

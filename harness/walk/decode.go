@@ -102,7 +102,7 @@ func (s *sighted) wrap(inner *capture.Headers, e predict.Encap) {
 
 func headers(h *capture.Headers) predict.Frame {
 	f := predict.Frame{SrcMAC: h.Eth.Src, DstMAC: h.Eth.Dst}
-	if h.Has(capture.LayerIPv4) {
+	if h.IsIP() {
 		f.Src, f.Dst, f.TTL, f.Size, f.DF = h.IP.Src, h.IP.Dst, int(h.IP.TTL), h.IP.Length, h.IP.DF
 	}
 	return f

@@ -66,7 +66,9 @@ type Report struct {
 	Drops []Dropped `json:"drops,omitempty"`
 	// Untraced is why the kernel's drops are not known, or not all.
 	Untraced string `json:"untraced,omitempty"`
-	Taps     []Tap  `json:"taps"`
+	// Limits are what was not looked at, for there is much of it.
+	Limits []string `json:"limits,omitempty"`
+	Taps   []Tap    `json:"taps"`
 
 	captured []Captured
 }

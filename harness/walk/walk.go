@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -24,6 +25,9 @@ type Options struct {
 	// Port, or udp for a datagram to it.
 	Protocol string
 	Port     int
+	// IPv6 walks over IPv6, in a lab of both families. So does an end that is
+	// given by its IPv6 address.
+	IPv6 bool
 	// TTL of the request, 0 for the kernel's default.
 	TTL int
 	// DF sets the don't-fragment bit.
@@ -69,7 +73,10 @@ func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Re
 	if err := o.defaults(); err != nil {
 		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
 	}
-	plan := lab.Plan()
+	plan, err := viewed(lab.Plan(), &o, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
+	}
 	began := time.Now()
 	src, err := endpoint(plan, from)
 	if err != nil {
@@ -79,14 +86,15 @@ func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Re
 	if err != nil {
 		return nil, err
 	}
-	all, err := open(ctx, lab, lookedAt(plan, src, dst))
+	spaces, leftOut := lookedAt(plan, src, dst)
+	all, err := open(ctx, lab, spaces)
 	if err != nil {
 		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
 	}
 	defer func() { _ = all.close() }()
-	w := &run{lab: lab, sessions: all, o: o, report: &Report{
+	w := &run{lab: lab, plan: plan, sessions: all, o: o, report: &Report{
 		APIVersion: topology.APIVersion, Kind: "Walk", Lab: plan.Name, Backend: plan.Network.Backend.Type,
-		From: src, To: dst, ID: uuid.New(), Count: o.Count, Began: began,
+		From: src, To: dst, ID: uuid.New(), Count: o.Count, Began: began, Limits: limits(leftOut),
 	}}
 	if err := w.walk(ctx); err != nil {
 		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
@@ -95,9 +103,26 @@ func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Re
 	return w.report, nil
 }
 
+// viewed is the plan as the packet's family sees it.
+func viewed(p *topology.Plan, o *Options, ends ...string) (*topology.Plan, error) {
+	for _, e := range ends {
+		if a, err := netip.ParseAddr(e); err == nil && a.Is6() {
+			o.IPv6 = true
+		}
+	}
+	if !o.IPv6 || p.Is6() {
+		return p, nil
+	}
+	if !p.Network.IPv6Network.IsValid() {
+		return nil, fmt.Errorf("lab %s has no IPv6: it takes EnableIPv6 in its network", p.Name)
+	}
+	return p.Over6(), nil
+}
+
 // run is one walk under way.
 type run struct {
 	lab      topology.Lab
+	plan     *topology.Plan // as the packet's family sees it
 	sessions sessions
 	o        Options
 	report   *Report
@@ -114,7 +139,11 @@ func (w *run) walk(ctx context.Context) error {
 		return err
 	}
 	r := w.report
-	t := listen(w.lab, places(w.net, []Endpoint{r.From, r.To}, w.there, w.back), w.o.Protocol)
+	at, leftOut := places(w.net, []Endpoint{r.From, r.To}, w.there, w.back)
+	if leftOut > 0 {
+		r.Limits = append(r.Limits, fmt.Sprintf("%d interfaces beside the predicted way are without a tap: what strays there is not seen", leftOut))
+	}
+	t := listen(w.lab, at, w.o.Protocol, w.o.IPv6)
 	// The kernel takes its time to let go of a ring, and nobody need wait.
 	defer func() { go t.close() }()
 	w.tracing.wait()
@@ -132,7 +161,7 @@ func (w *run) walk(ctx context.Context) error {
 // predict dumps the state and predicts both ways.
 func (w *run) predict(ctx context.Context) error {
 	var err error
-	if w.net, err = gather(ctx, w.lab.Plan(), w.sessions); err != nil {
+	if w.net, err = gather(ctx, w.plan, w.sessions); err != nil {
 		return err
 	}
 	r := w.report
@@ -141,7 +170,11 @@ func (w *run) predict(ctx context.Context) error {
 	}
 	ttl := w.o.TTL
 	if ttl == 0 {
-		if ttl, err = strconv.Atoi(w.net.Spaces[r.From.Name].Sysctls["net/ipv4/ip_default_ttl"]); err != nil {
+		usual := "net/ipv4/ip_default_ttl"
+		if w.o.IPv6 {
+			usual = "net/ipv6/conf/all/hop_limit"
+		}
+		if ttl, err = strconv.Atoi(w.net.Spaces[r.From.Name].Sysctls[usual]); err != nil {
 			ttl = 64
 		}
 	}
@@ -209,7 +242,7 @@ func (w *run) reader() *reader {
 			}
 		}
 	}
-	if b := w.lab.Plan().Network.Backend; b.Type == "udp" {
+	if b := w.plan.Network.Backend; b.Type == "udp" {
 		reader.tunnel = uint16(b.Port)
 	}
 	return reader

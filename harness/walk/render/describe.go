@@ -119,14 +119,18 @@ func title(r *walk.Report) string {
 
 // sent says what was sent.
 func sent(r *walk.Report) string {
-	s := "one ICMP echo request"
+	icmp := "ICMP"
+	if r.Packet.Dst.Is6() {
+		icmp = "ICMPv6"
+	}
+	s := fmt.Sprintf("one %s echo request", icmp)
 	switch {
 	case r.Packet.Protocol == "tcp":
 		s = fmt.Sprintf("one TCP SYN to port %d", r.Packet.Port)
 	case r.Packet.Protocol == "udp":
 		s = fmt.Sprintf("one UDP datagram to port %d", r.Packet.Port)
 	case r.Count > 1:
-		s = fmt.Sprintf("%d ICMP echo requests", r.Count)
+		s = fmt.Sprintf("%d %s echo requests", r.Count, icmp)
 	}
 	s += fmt.Sprintf(" of %d bytes, ttl %d", r.Packet.Size, r.Packet.TTL)
 	if r.Packet.DF {
@@ -180,6 +184,9 @@ func explained(r *walk.Report) []row {
 	}
 	for _, n := range r.Notes {
 		rows = append(rows, row{"note", n})
+	}
+	for _, l := range r.Limits {
+		rows = append(rows, row{"limit", l})
 	}
 	return rows
 }
