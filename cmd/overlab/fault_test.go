@@ -42,7 +42,9 @@ func TestFault(t *testing.T) {
 		need(t, tool)
 	}
 	o := labUp(t)
-	fdb := func() string { return o.must(t, "exec", "node-1", "--", "sh", "-c", "bridge fdb show dev flannel.1 | sort") }
+	fdb := func() string {
+		return o.must(t, "exec", "node-1", "--", "sh", "-c", "bridge fdb show dev flannel.1 | sort")
+	}
 	before := fdb()
 	contains(t, o.must(t, "diagnose"), "nothing wrong was found")
 

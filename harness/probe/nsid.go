@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // NamespaceIDs returns the names of the other sessions' namespaces by the ids
@@ -31,4 +33,13 @@ func (d *dumper) namespaceID(space *os.File) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.h.GetNetNsIdByFd(int(space.Fd()))
+}
+
+// Inode is what the kernel knows the session's network namespace by.
+func (s *Session) Inode() (uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.space.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("find the inode of the namespace of %s: %w", s.name, err)
+	}
+	return uint32(st.Ino), nil // the kernel's own are 32 bits wide
 }

@@ -98,9 +98,14 @@ type Reply struct {
 	RTT time.Duration `json:"rtt"`
 	// Size in bytes of the IP packet.
 	Size int `json:"size"`
+	// What it is, where it answers a Knock.
+	What string `json:"what,omitempty"`
 }
 
 func (r Reply) String() string {
+	if r.What != "" {
+		return fmt.Sprintf("%s, rtt %.2fms", r.What, float64(r.RTT.Microseconds())/1000)
+	}
 	return fmt.Sprintf("ttl=%d rtt %.2fms", r.TTL, float64(r.RTT.Microseconds())/1000)
 }
 

@@ -60,7 +60,7 @@ func (m *matcher) leg(path *predict.Path, k kind, first int) []Step {
 		}
 		f := &m.frames[at]
 		seen := &Seen{
-			Time: f.Time, Frame: f.frame, Length: f.Length, Fragment: f.fragment, Count: m.count(&h, k), raw: f.Frame,
+			Time: f.Time, Frame: f.frame, Length: f.Length, Fragment: f.fragment, Transport: f.transport, Count: m.count(&h, k), raw: f.Frame,
 		}
 		if !before.IsZero() {
 			seen.After = f.Time.Sub(before)

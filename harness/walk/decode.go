@@ -1,10 +1,7 @@
 package walk
 
 import (
-	"bytes"
 	"net/netip"
-
-	"github.com/google/uuid"
 
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/walk/predict"
@@ -32,27 +29,35 @@ type sighted struct {
 	marked   bool
 	icmp     capture.ICMP
 	from     netip.Addr
+	// transport is the header behind that of IP, in words; empty for an echo.
+	transport string
 	// wireguard says that it is a message of WireGuard that carries a packet.
 	wireguard bool
 }
 
 // reader reads frames.
 type reader struct {
-	id uuid.UUID
+	mark
 	// ports are the UDP ports of VXLAN; tunnel is that of the backend udp, 0
 	// for others.
 	ports  []uint16
 	tunnel uint16
 }
 
-// etherIPv4 stands in for the header that a bare frame lacks.
-var etherIPv4 = append(make([]byte, 12), 0x08, 0x00)
+// ethernet puts a header before a packet that lacks one.
+func ethernet(packet []byte) []byte {
+	header := append(make([]byte, 12), 0x08, 0x00)
+	if len(packet) > 0 && packet[0]>>4 == 6 {
+		header = append(header[:12], 0x86, 0xdd)
+	}
+	return append(header, packet...)
+}
 
 func (r *reader) read(at place, f capture.Frame) sighted {
 	if at.bare {
-		f.Data = append(bytes.Clone(etherIPv4), f.Data...)
+		f.Data = ethernet(f.Data)
 	}
-	s := sighted{Frame: f, at: at, marked: f.Contains(r.id)}
+	s := sighted{Frame: f, at: at, marked: r.in(f.Data)}
 	var p capture.Packet
 	for _, port := range r.ports {
 		if p = f.Decode(port); p.Encapsulated() {
@@ -71,7 +76,7 @@ func (r *reader) read(at place, f capture.Frame) sighted {
 		inner = &p.Inner
 		s.wrap(inner, predict.Encap{Kind: "ipip"})
 	case r.tunnel != 0 && p.Has(capture.LayerUDP) && p.UDP.Dst == r.tunnel:
-		q := capture.Decode(append(bytes.Clone(etherIPv4), p.Payload...), 0)
+		q := capture.Decode(ethernet(p.Payload), 0)
 		inner = &q.Headers
 		inner.Eth = capture.Ethernet{}
 		s.wrap(inner, predict.Encap{Kind: "udp", Port: int(p.UDP.Dst)})
@@ -83,12 +88,9 @@ func (r *reader) read(at place, f capture.Frame) sighted {
 	}
 	s.icmp, s.from = inner.ICMP, inner.IP.Src
 	s.seq = inner.ICMP.Seq
-	if s.marked && inner.Has(capture.LayerICMP) {
-		s.kind = map[uint8]kind{8: request, 0: reply}[inner.ICMP.Type]
-		if s.kind == other {
-			s.kind = failure
-		}
-	}
+	s.kind = r.kindOf(inner, s.marked)
+	s.marked = s.marked || s.kind == reply
+	s.transport = r.transport(inner)
 	return s
 }
 
@@ -100,7 +102,7 @@ func (s *sighted) wrap(inner *capture.Headers, e predict.Encap) {
 
 func headers(h *capture.Headers) predict.Frame {
 	f := predict.Frame{SrcMAC: h.Eth.Src, DstMAC: h.Eth.Dst}
-	if h.Has(capture.LayerIPv4) {
+	if h.IsIP() {
 		f.Src, f.Dst, f.TTL, f.Size, f.DF = h.IP.Src, h.IP.Dst, int(h.IP.TTL), h.IP.Length, h.IP.DF
 	}
 	return f

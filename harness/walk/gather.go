@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -21,9 +22,9 @@ const underlaySpace = "underlay"
 // ends: a packet that goes astray is followed to any of them.
 const manyNodes = 32
 
-// lookedAt are the namespaces whose state the prediction is made from.
-func lookedAt(p *topology.Plan, ends ...Endpoint) []string {
-	var names []string
+// lookedAt are the namespaces whose state the prediction is made from, and the
+// nodes that are left out.
+func lookedAt(p *topology.Plan, ends ...Endpoint) (names, leftOut []string) {
 	add := func(name string) {
 		if !slices.Contains(names, name) {
 			names = append(names, name)
@@ -38,11 +39,24 @@ func lookedAt(p *topology.Plan, ends ...Endpoint) []string {
 			add(n.Name)
 		}
 	}
+	for _, n := range p.Nodes {
+		if !slices.Contains(names, n.Name) {
+			leftOut = append(leftOut, n.Name)
+		}
+	}
 	for _, r := range p.Routers {
 		add(r.Name)
 	}
 	add(underlaySpace)
-	return names
+	return names, leftOut
+}
+
+// limits says what the walk does not look at.
+func limits(leftOut []string) []string {
+	if len(leftOut) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d nodes are not looked at (%s to %s): a packet that goes astray is not followed there", len(leftOut), leftOut[0], leftOut[len(leftOut)-1])}
 }
 
 // sessions are the open probe sessions by name.
@@ -95,6 +109,7 @@ func open(ctx context.Context, lab topology.Lab, names []string) (sessions, erro
 var parameters = []string{
 	"net/ipv4/ip_forward", "net/ipv4/icmp_echo_ignore_all", "net/ipv4/ip_default_ttl",
 	"net/ipv4/conf/*/rp_filter", "net/ipv4/conf/*/forwarding",
+	"net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/hop_limit", "net/ipv6/icmp/echo_ignore_all",
 }
 
 // gather dumps every namespace's state.
@@ -160,13 +175,25 @@ func each(names []string, do func(string) error) error {
 	return errors.Join(errs...)
 }
 
-// endpoint finds a node or pod by its name.
+// endpoint finds a node or pod by its name or its address.
 func endpoint(p *topology.Plan, name string) (Endpoint, error) {
 	if pod := p.Pod(name); pod != nil {
 		return Endpoint{Name: name, Node: pod.Node, Address: pod.Address.Addr()}, nil
 	}
 	if node := p.Node(name); node != nil {
 		return Endpoint{Name: name, Node: name, Address: node.PublicIP()}, nil
+	}
+	if a, err := netip.ParseAddr(name); err == nil {
+		for i := range p.Pods {
+			if pod := &p.Pods[i]; pod.Address.Addr() == a {
+				return Endpoint{Name: pod.Name, Node: pod.Node, Address: a}, nil
+			}
+		}
+		for i := range p.Nodes {
+			if n := &p.Nodes[i]; n.PublicIP() == a {
+				return Endpoint{Name: n.Name, Node: n.Name, Address: a}, nil
+			}
+		}
 	}
 	var known []string
 	for _, n := range p.Nodes {

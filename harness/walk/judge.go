@@ -10,6 +10,7 @@ import (
 // judge finds the first divergence and its cause.
 func (w *run) judge(ctx context.Context) {
 	r := w.report
+	w.forgive()
 	for _, leg := range r.Legs() {
 		if d := w.diverges(ctx, leg); d != nil {
 			r.Divergence = d
@@ -17,7 +18,7 @@ func (w *run) judge(ctx context.Context) {
 		}
 	}
 	switch {
-	case r.Divergence == nil && r.Pong.Answered():
+	case r.Divergence == nil && (r.Pong.Answered() || r.Silent):
 		r.Verdict = Arrived
 	case r.Divergence == nil:
 		r.Divergence = &Divergence{
@@ -33,6 +34,26 @@ func (w *run) judge(ctx context.Context) {
 	if len(r.Doubts) > 0 && r.Verdict == Diverged && !r.Divergence.Confirmed {
 		r.Verdict = Inconclusive
 	}
+}
+
+// forgive lets a datagram go unanswered that arrived and that nobody is known
+// to have dropped.
+func (w *run) forgive() {
+	r := w.report
+	if r.Packet.Protocol != "udp" || r.Reply == nil || r.Reply.Predicted != nil || r.Pong.Answered() || r.Pong.Error != nil {
+		return
+	}
+	leg := NamedLeg{"request", &r.Request}
+	last := lastSeen(r.Request.Steps)
+	if last != len(r.Request.Steps)-1 || lastSeen(r.Reply.Steps) >= 0 || w.dropped(leg, last, r.To.Name) != nil {
+		return
+	}
+	r.Silent, r.Reply = true, nil
+	note := fmt.Sprintf("%s's port %d got it and answers nothing, as a service may; a closed port would be refused", r.To.Name, r.Packet.Port)
+	if r.Untraced != "" {
+		note += ". That nothing there dropped it is not certain: the kernel was not traced"
+	}
+	r.Notes = append(r.Notes, note)
 }
 
 // diverges returns where a leg went wrong, or nil.
@@ -64,11 +85,18 @@ func (w *run) diverges(ctx context.Context, leg NamedLeg) *Divergence {
 		return d
 	}
 	d := absence(leg, last)
+	missing := &leg.Steps[last+1]
+	d.Dropped = w.dropped(leg, last, missing.Space)
 	switch {
+	case d.Dropped != nil && !d.Dropped.byNetfilter():
+		d.Cause, d.Confirmed = d.Dropped.cause(), true
+	case d.Dropped != nil:
+		w.explain(ctx, d, d.Dropped.Space)
+		d.Confirmed = true
 	case len(w.report.Doubts) > 0:
 		d.Cause = "nothing can be said: frames are missing from the capture"
 	case d.Cause == "":
-		w.explain(ctx, d, leg.Steps[last+1].Space)
+		w.explain(ctx, d, missing.Space)
 	}
 	return d
 }
@@ -81,6 +109,7 @@ func (w *run) predicted(leg NamedLeg, last int) *Divergence {
 		d.Where = p.Space
 	}
 	d.What = "nothing left " + p.Space
+	d.Dropped = w.dropped(leg, last, p.Space)
 	if last >= 0 {
 		s := &leg.Steps[last]
 		d.Step, d.What = s.Number, fmt.Sprintf("last seen at %s, %s, as the state foretold", s.Tap(), s.Direction)
@@ -104,7 +133,8 @@ func absence(leg NamedLeg, last int) *Divergence {
 	return d
 }
 
-// explain looks for the cause of an end in a namespace's firewall.
+// explain looks for the cause of an end in a namespace's firewall. That it was
+// the firewall is certain if the kernel says so.
 func (w *run) explain(ctx context.Context, d *Divergence, space string) {
 	found, err := w.netfilter(ctx, space)
 	switch {
@@ -113,6 +143,8 @@ func (w *run) explain(ctx context.Context, d *Divergence, space string) {
 	case len(found) > 0:
 		d.Cause, d.Mend, d.On = found[0].cause(space), found[0].mend, space
 		d.Confirmed = found[0].counted > 0
+	case d.Dropped != nil:
+		d.Cause = fmt.Sprintf("the firewall of %s drops it, and not by nftables: see iptables-legacy", space)
 	default:
 		d.Cause = fmt.Sprintf("%s dropped it, for a reason that neither its state nor its firewall (nftables) shows", space)
 	}

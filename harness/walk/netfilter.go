@@ -37,11 +37,7 @@ func (w *run) netfilter(ctx context.Context, space string) ([]obstacle, error) {
 	if err != nil || len(before) == 0 {
 		return nil, err
 	}
-	r := w.report
-	_, err = w.sessions[r.From.Name].Ping(ctx, probe.Ping{
-		Dst: r.To.Address, Size: w.o.Size, DF: w.o.DF, TTL: w.o.TTL, ID: uuid.New(), Wait: 50 * time.Millisecond, Tries: 1,
-	})
-	if err != nil {
+	if _, err = w.sendOne(ctx, uuid.New(), 1, 50*time.Millisecond); err != nil {
 		return nil, err
 	}
 	after, err := w.obstacles(space)

@@ -52,13 +52,23 @@ type Report struct {
 	// Answer is what the sender was told, as ping would print it.
 	Answer string     `json:"answer"`
 	Pong   probe.Pong `json:"pong"`
+	// Silent says that nobody answered a datagram that arrived: what it was
+	// for need not.
+	Silent bool `json:"silent,omitempty"`
 	// Divergence is the first point where it went wrong.
 	Divergence *Divergence `json:"divergence,omitempty"`
 	// Doubts are reasons for which the capture may lack frames.
 	Doubts []string `json:"doubts,omitempty"`
 	// Notes are worth knowing, and no fault.
 	Notes []string `json:"notes,omitempty"`
-	Taps  []Tap    `json:"taps"`
+	// Drops are where the kernel threw the packet away, in the order of time:
+	// also flooded copies of it, and answers that a second socket did not want.
+	Drops []Dropped `json:"drops,omitempty"`
+	// Untraced is why the kernel's drops are not known, or not all.
+	Untraced string `json:"untraced,omitempty"`
+	// Limits are what was not looked at, for there is much of it.
+	Limits []string `json:"limits,omitempty"`
+	Taps   []Tap    `json:"taps"`
 
 	captured []Captured
 }
@@ -112,6 +122,9 @@ type Seen struct {
 	Fragment bool `json:"fragment,omitempty"`
 	// SourcePort is that of the outer UDP header.
 	SourcePort uint16 `json:"sourcePort,omitempty"`
+	// Transport is the innermost header of TCP, UDP or ICMP in words, where
+	// the packet is for a port.
+	Transport string `json:"transport,omitempty"`
 
 	raw capture.Frame
 }
@@ -131,8 +144,29 @@ type Divergence struct {
 	// Mend is a command, and On where to run it.
 	Mend string `json:"mend,omitempty"`
 	On   string `json:"on,omitempty"`
-	// Confirmed says that the state predicted the end where it was seen.
+	// Confirmed says that the state predicted the end where it was seen, or that
+	// the kernel tells of it.
 	Confirmed bool `json:"confirmed"`
+	// Dropped is what the kernel itself says, where it was traced.
+	Dropped *Dropped `json:"dropped,omitempty"`
+}
+
+// Dropped is the kernel's word on a packet that it threw away.
+type Dropped struct {
+	Time time.Time `json:"time"`
+	// Leg is request or reply; empty for an ICMP error that quotes the packet.
+	Leg string `json:"leg,omitempty"`
+	// Space and Interface are where; the latter is empty if it has gone.
+	Space     string `json:"space"`
+	Interface string `json:"interface,omitempty"`
+	// Reason is the kernel's name for it, as NETFILTER_DROP, and Function the
+	// function that gave it.
+	Reason   string `json:"reason"`
+	Function string `json:"function"`
+}
+
+func (d Dropped) String() string {
+	return fmt.Sprintf("%s in %s, at %s", d.Reason, d.Function, place{space: d.Space, dev: d.Interface})
 }
 
 // Tap is one point of capture.

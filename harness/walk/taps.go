@@ -32,17 +32,14 @@ type place struct {
 func (p place) String() string { return p.space + ":" + p.dev }
 
 // places are the interfaces of the predicted way, and the others of the
-// namespaces that it leads through.
-func places(n *predict.Network, ends []Endpoint, paths ...*predict.Path) []place {
-	var all []place
-	add := func(space, dev string) bool {
+// namespaces that it leads through; leftOut counts those beyond maxTaps.
+func places(n *predict.Network, ends []Endpoint, paths ...*predict.Path) (all []place, leftOut int) {
+	add := func(space, dev string) {
 		l := n.Spaces[space].State.Link(dev)
 		p := place{space, dev, predict.Bare(l)}
-		if slices.Contains(all, p) {
-			return false
+		if !slices.Contains(all, p) {
+			all = append(all, p)
 		}
-		all = append(all, p)
-		return true
 	}
 	spaces := map[string]bool{}
 	for _, e := range ends {
@@ -63,22 +60,38 @@ func places(n *predict.Network, ends []Endpoint, paths ...*predict.Path) []place
 			continue
 		}
 		for _, l := range n.Spaces[name].State.Links {
-			if l.Up && l.Name != "lo" && more < maxTaps && add(name, l.Name) {
+			switch {
+			case !l.Up || l.Name == "lo" || slices.Contains(all, place{name, l.Name, predict.Bare(&l)}):
+			case more == maxTaps:
+				leftOut++
+			default:
+				add(name, l.Name)
 				more++
 			}
 		}
 	}
-	return all
+	return all, leftOut
 }
 
 // interesting lets through what the packet can be in, and ARP, which shows what
 // the kernel asks for.
-func interesting(p place) filter.Filter {
+func interesting(p place, protocol string, v6 bool) filter.Filter {
 	if p.bare {
 		return filter.All() // filters look behind an Ethernet header
 	}
-	const arp, ipip, esp = 0x0806, 4, 50
-	return filter.ICMP().Or(filter.UDP()).Or(filter.Protocol(ipip)).Or(filter.Protocol(esp)).Or(filter.EtherType(arp))
+	const arp, ipip, tcp, fragment, esp = 0x0806, 4, 6, 44, 50
+	// What a tunnel wraps IPv6 in may be IPv4.
+	f := filter.ICMP().Or(filter.UDP()).Or(filter.Protocol(ipip)).Or(filter.Protocol(esp)).Or(filter.EtherType(arp))
+	if v6 {
+		f = f.Or(filter.ICMPv6()).Or(filter.UDP6()).Or(filter.NextHeader(fragment))
+	}
+	switch {
+	case protocol == "tcp" && v6:
+		f = f.Or(filter.NextHeader(tcp))
+	case protocol == "tcp":
+		f = f.Or(filter.TCP())
+	}
+	return f
 }
 
 // taps are the captures that run.
@@ -91,13 +104,13 @@ type taps struct {
 
 // listen opens all taps. That an interface has gone meanwhile is a doubt, and
 // no error.
-func listen(lab topology.Lab, at []place) *taps {
+func listen(lab topology.Lab, at []place, protocol string, v6 bool) *taps {
 	t := &taps{places: at, open: map[place]*capture.Tap{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, p := range at {
 		wg.Go(func() {
-			tap, err := openTap(lab, p)
+			tap, err := openTap(lab, p, protocol, v6)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -111,12 +124,12 @@ func listen(lab topology.Lab, at []place) *taps {
 	return t
 }
 
-func openTap(lab topology.Lab, p place) (*capture.Tap, error) {
+func openTap(lab topology.Lab, p place, protocol string, v6 bool) (*capture.Tap, error) {
 	ns, err := lab.Namespace(p.space)
 	if err != nil {
 		return nil, err
 	}
-	return capture.Open(ns, capture.Options{Interface: p.dev, Filter: interesting(p), Ring: ring})
+	return capture.Open(ns, capture.Options{Interface: p.dev, Filter: interesting(p, protocol, v6), Ring: ring})
 }
 
 // sighting is what the taps have seen.

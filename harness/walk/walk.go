@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -18,8 +19,15 @@ import (
 
 // Options choose the packet. The zero value is one ping's.
 type Options struct {
-	// Size in bytes of the IP packet, 84 if zero.
+	// Size in bytes of the IP packet, 84 if zero; a SYN has its own.
 	Size int
+	// Protocol is icmp (also if empty) for an echo request, tcp for a SYN to
+	// Port, or udp for a datagram to it.
+	Protocol string
+	Port     int
+	// IPv6 walks over IPv6, in a lab of both families. So does an end that is
+	// given by its IPv6 address.
+	IPv6 bool
 	// TTL of the request, 0 for the kernel's default.
 	TTL int
 	// DF sets the don't-fragment bit.
@@ -33,7 +41,13 @@ type Options struct {
 	Sentinel time.Duration
 }
 
-func (o *Options) defaults() {
+func (o *Options) defaults() error {
+	if o.Protocol == "" {
+		o.Protocol = "icmp"
+	}
+	if o.knocks() && o.Count > 1 {
+		return fmt.Errorf("%d packets to a port: one is sent, and its answer is followed", o.Count)
+	}
 	if o.Size == 0 {
 		o.Size = 84
 	}
@@ -46,14 +60,23 @@ func (o *Options) defaults() {
 	if o.Sentinel == 0 {
 		o.Sentinel = 2 * time.Second
 	}
+	return nil
 }
+
+// knocks says that the packet is for a port.
+func (o *Options) knocks() bool { return o.Protocol != "icmp" }
 
 // Run follows a packet from one node or pod of the lab to another. That it
 // does not arrive is no error: the report says so. The lab's namespaces must
 // be within reach (topology.Local).
 func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Report, error) {
-	o.defaults()
-	plan := lab.Plan()
+	if err := o.defaults(); err != nil {
+		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
+	}
+	plan, err := viewed(lab.Plan(), &o, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
+	}
 	began := time.Now()
 	src, err := endpoint(plan, from)
 	if err != nil {
@@ -63,14 +86,15 @@ func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Re
 	if err != nil {
 		return nil, err
 	}
-	all, err := open(ctx, lab, lookedAt(plan, src, dst))
+	spaces, leftOut := lookedAt(plan, src, dst)
+	all, err := open(ctx, lab, spaces)
 	if err != nil {
 		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
 	}
 	defer func() { _ = all.close() }()
-	w := &run{lab: lab, sessions: all, o: o, report: &Report{
+	w := &run{lab: lab, plan: plan, sessions: all, o: o, report: &Report{
 		APIVersion: topology.APIVersion, Kind: "Walk", Lab: plan.Name, Backend: plan.Network.Backend.Type,
-		From: src, To: dst, ID: uuid.New(), Count: o.Count, Began: began,
+		From: src, To: dst, ID: uuid.New(), Count: o.Count, Began: began, Limits: limits(leftOut),
 	}}
 	if err := w.walk(ctx); err != nil {
 		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
@@ -79,31 +103,57 @@ func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Re
 	return w.report, nil
 }
 
+// viewed is the plan as the packet's family sees it.
+func viewed(p *topology.Plan, o *Options, ends ...string) (*topology.Plan, error) {
+	for _, e := range ends {
+		if a, err := netip.ParseAddr(e); err == nil && a.Is6() {
+			o.IPv6 = true
+		}
+	}
+	if !o.IPv6 || p.Is6() {
+		return p, nil
+	}
+	if !p.Network.IPv6Network.IsValid() {
+		return nil, fmt.Errorf("lab %s has no IPv6: it takes EnableIPv6 in its network", p.Name)
+	}
+	return p.Over6(), nil
+}
+
 // run is one walk under way.
 type run struct {
 	lab      topology.Lab
+	plan     *topology.Plan // as the packet's family sees it
 	sessions sessions
 	o        Options
 	report   *Report
 	net      *predict.Network
 	there    *predict.Path
 	back     *predict.Path
+	tracing  *tracing
 }
 
 func (w *run) walk(ctx context.Context) error {
+	w.tracing = w.trace()
+	defer w.tracing.close()
 	if err := w.predict(ctx); err != nil {
 		return err
 	}
 	r := w.report
-	t := listen(w.lab, places(w.net, []Endpoint{r.From, r.To}, w.there, w.back))
+	at, leftOut := places(w.net, []Endpoint{r.From, r.To}, w.there, w.back)
+	if leftOut > 0 {
+		r.Limits = append(r.Limits, fmt.Sprintf("%d interfaces beside the predicted way are without a tap: what strays there is not seen", leftOut))
+	}
+	t := listen(w.lab, at, w.o.Protocol, w.o.IPv6)
 	// The kernel takes its time to let go of a ring, and nobody need wait.
 	defer func() { go t.close() }()
+	w.tracing.wait()
 	if err := w.send(ctx); err != nil {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, w.o.Sentinel)
 	defer cancel()
 	w.compare(t.collect(waiting))
+	w.noteDrops()
 	w.judge(ctx)
 	return nil
 }
@@ -111,17 +161,24 @@ func (w *run) walk(ctx context.Context) error {
 // predict dumps the state and predicts both ways.
 func (w *run) predict(ctx context.Context) error {
 	var err error
-	if w.net, err = gather(ctx, w.lab.Plan(), w.sessions); err != nil {
+	if w.net, err = gather(ctx, w.plan, w.sessions); err != nil {
 		return err
 	}
 	r := w.report
+	if w.o.Protocol == "tcp" {
+		w.o.Size = probe.SYNSize(r.To.Address)
+	}
 	ttl := w.o.TTL
 	if ttl == 0 {
-		if ttl, err = strconv.Atoi(w.net.Spaces[r.From.Name].Sysctls["net/ipv4/ip_default_ttl"]); err != nil {
+		usual := "net/ipv4/ip_default_ttl"
+		if w.o.IPv6 {
+			usual = "net/ipv6/conf/all/hop_limit"
+		}
+		if ttl, err = strconv.Atoi(w.net.Spaces[r.From.Name].Sysctls[usual]); err != nil {
 			ttl = 64
 		}
 	}
-	r.Packet = predict.Packet{Dst: r.To.Address, TTL: ttl, Size: w.o.Size, DF: w.o.DF}
+	r.Packet = predict.Packet{Protocol: w.o.Protocol, Port: w.o.Port, Dst: r.To.Address, TTL: ttl, Size: w.o.Size, DF: w.o.DF}
 	w.there = w.net.Predict(r.From.Name, r.Packet)
 	r.Request.Predicted = w.there.Drop
 	if w.there.Arrived != nil {
@@ -141,11 +198,18 @@ func (w *run) send(ctx context.Context) error {
 		wait /= 5
 	}
 	var err error
-	r.Pong, err = w.sessions[r.From.Name].Ping(ctx, probe.Ping{
-		Dst: r.To.Address, Size: w.o.Size, DF: w.o.DF, TTL: w.o.TTL, Count: w.o.Count, ID: r.ID, Wait: wait, Tries: 1,
-	})
+	r.Pong, err = w.sendOne(ctx, r.ID, w.o.Count, wait)
 	r.Answer = r.Pong.String()
 	return err
+}
+
+// sendOne sends the packet, so many times, with a mark.
+func (w *run) sendOne(ctx context.Context, id uuid.UUID, count int, wait time.Duration) (probe.Pong, error) {
+	s, o, dst := w.sessions[w.report.From.Name], &w.o, w.report.To.Address
+	if o.knocks() {
+		return s.Knock(ctx, probe.Knock{Protocol: o.Protocol, Dst: dst, Port: o.Port, Size: o.Size, DF: o.DF, TTL: o.TTL, ID: id, Wait: wait})
+	}
+	return s.Ping(ctx, probe.Ping{Dst: dst, Size: o.Size, DF: o.DF, TTL: o.TTL, Count: count, ID: id, Wait: wait, Tries: 1})
 }
 
 // compare puts what was seen beside what was predicted.
@@ -168,9 +232,9 @@ func (w *run) compare(s *sighting) {
 	w.keep(m)
 }
 
-// read decodes the frames, in the order of time.
-func (w *run) read(s *sighting) []sighted {
-	reader := reader{id: w.report.ID, ports: []uint16{0}}
+// reader knows the ports of the lab's tunnels.
+func (w *run) reader() *reader {
+	reader := &reader{mark: w.mark(), ports: []uint16{0}}
 	for _, name := range w.sessions.names() {
 		for _, l := range w.net.Spaces[name].State.Links {
 			if l.VXLAN != nil && !slices.Contains(reader.ports, uint16(l.VXLAN.Port)) {
@@ -178,9 +242,15 @@ func (w *run) read(s *sighting) []sighted {
 			}
 		}
 	}
-	if b := w.lab.Plan().Network.Backend; b.Type == "udp" {
+	if b := w.plan.Network.Backend; b.Type == "udp" {
 		reader.tunnel = uint16(b.Port)
 	}
+	return reader
+}
+
+// read decodes the frames, in the order of time.
+func (w *run) read(s *sighting) []sighted {
+	reader := w.reader()
 	var all []sighted
 	for at, frames := range s.frames {
 		for _, f := range frames {

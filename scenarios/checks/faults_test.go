@@ -616,7 +616,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 					case "solicitable":
 						lab.Solicitable(t, ns, words[1], netip.MustParseAddr(words[2]))
 					default:
-						lab.Exec(t, ns, words...)
+						lab.Exec(t, ns, strings.Split(cmd, " ")...)
 					}
 				}
 			}

@@ -140,10 +140,10 @@ func leasesAsKernel(ctx context.Context, env *suite.Env) error {
 	return nil
 }
 
-// leaseType is the BackendType in a lease: flannel's udp leaves it out (its
-// udp_amd64.go).
+// leaseType is the BackendType in a lease: flannel's udp and alloc leave it out
+// (udp_amd64.go, alloc.go).
 func leaseType(backend string) string {
-	if backend == "udp" {
+	if backend == "udp" || backend == "alloc" {
 		return ""
 	}
 	return backend

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/overlab/overlab/harness/probe"
 )
@@ -28,19 +29,27 @@ const usualTTL = 64
 
 // Predict says where a packet goes that the namespace from sends.
 func (n *Network) Predict(from string, p Packet) *Path {
-	w := &walker{net: n, path: &Path{}}
+	w := &walker{net: n, path: &Path{sent: p}}
 	w.start(from, p)
 	return w.path
 }
 
 // Reply says where the answer to a packet goes that took this path. The path
-// must have arrived.
+// must have arrived. Whether a port is open, and so how long its answer is, no
+// state tells.
 func (n *Network) Reply(to *Path) *Path {
 	w := &walker{net: n, path: &Path{translated: to.translated}, answering: true}
 	a := to.Arrived
-	if s := n.Spaces[to.End]; s.sysctl("net/ipv4/icmp_echo_ignore_all", "0") != "0" {
-		w.drop(s, "", fmt.Sprintf("%s answers no echo requests: net.ipv4.icmp_echo_ignore_all is set", to.End),
-			to.End, "sysctl -w net.ipv4.icmp_echo_ignore_all=0")
+	if to.sent.Port != 0 {
+		w.start(to.End, Packet{Src: a.Dst, Dst: a.Src, TTL: usualTTL})
+		return w.path
+	}
+	ignore := "net.ipv4.icmp_echo_ignore_all"
+	if n.is6() {
+		ignore = "net.ipv6.icmp.echo_ignore_all"
+	}
+	if s := n.Spaces[to.End]; s.sysctl(strings.ReplaceAll(ignore, ".", "/"), "0") != "0" {
+		w.drop(s, "", fmt.Sprintf("%s answers no echo requests: %s is set", to.End, ignore), to.End, "sysctl -w "+ignore+"=0")
 		return w.path
 	}
 	w.start(to.End, Packet{Src: a.Dst, Dst: a.Src, TTL: usualTTL, Size: a.Size})
@@ -130,7 +139,7 @@ func (w *walker) lookup(s *Space, dst netip.Addr, dev string) *probe.Route {
 	r := s.route(dst, dev)
 	owner, subnet := w.net.podNode(dst)
 	astray := owner != nil && owner != s && s.isNode()
-	if v := s.vxlan(); astray && v != nil && !v.Up {
+	if v := w.net.vxlan(s); astray && v != nil && !v.Up {
 		w.suspicion(s, fmt.Sprintf("%s is down on %s, and its routes are gone", v.Name, s.name()), s.name(), "ip link set "+v.Name+" up, and the routes anew")
 	}
 	if astray && (r == nil || r.Dst.Bits() < min(subnet.Bits(), w.net.Overlay.Bits())) {
@@ -164,8 +173,8 @@ func (w *walker) lookup(s *Space, dst netip.Addr, dev string) *probe.Route {
 // routeTo is what ought to lead from one node to another's pods: through the
 // VXLAN devices if both have one, else by the address on the underlay.
 func (n *Network) routeTo(s, owner *Space, subnet netip.Prefix) string {
-	if mine, theirs := s.vxlan(), owner.vxlan(); mine != nil && theirs != nil {
-		for _, a := range theirs.IPv4() {
+	if mine, theirs := n.vxlan(s), n.vxlan(owner); mine != nil && theirs != nil {
+		for _, a := range theirs.AddressesLike(subnet.Addr()) {
 			return fmt.Sprintf("ip route replace %s via %s dev %s onlink", subnet, a.Addr(), mine.Name)
 		}
 	}
@@ -180,7 +189,7 @@ func (n *Network) routeTo(s, owner *Space, subnet netip.Prefix) string {
 		}
 	}
 	for _, l := range owner.State.Links {
-		for _, a := range l.IPv4() {
+		for _, a := range l.AddressesLike(subnet.Addr()) {
 			if r := s.route(a.Addr(), ""); r != nil && r.Dst == a.Masked() && !r.Via.IsValid() {
 				return fmt.Sprintf("ip route replace %s via %s dev %s", subnet, a.Addr(), r.Dev)
 			}
@@ -207,10 +216,10 @@ func (w *walker) input(s *Space, l *probe.Link, f *Frame) {
 	w.forward(s, l, f)
 }
 
-// refusesSource is the reverse path filter of RFC 3704.
+// refusesSource is the reverse path filter of RFC 3704, which IPv6 has not.
 func (s *Space) refusesSource(l *probe.Link, f *Frame) (reason, mend string) {
 	mode := s.reversePathFilter(l.Name)
-	if mode == "0" || s.local(f.Src) {
+	if mode == "0" || f.Src.Is6() || s.local(f.Src) {
 		return "", ""
 	}
 	back := s.route(f.Src, "")
@@ -226,7 +235,11 @@ func (s *Space) refusesSource(l *probe.Link, f *Frame) (reason, mend string) {
 
 // forward sends a packet on that is for another namespace.
 func (w *walker) forward(s *Space, in *probe.Link, f *Frame) {
-	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/" + in.Name + "/forwarding"} {
+	keys := []string{"net/ipv4/ip_forward", "net/ipv4/conf/" + in.Name + "/forwarding"}
+	if f.Dst.Is6() { // that of an interface only says whether it is a router's
+		keys = []string{"net/ipv6/conf/all/forwarding"}
+	}
+	for _, key := range keys {
 		if s.sysctl(key, "1") == "0" {
 			w.drop(s, in.Name, fmt.Sprintf("%s does not forward: %s is 0, and the kernel drops what is for others", s.name(), key),
 				s.name(), "sysctl -w "+key+"=1")
@@ -242,8 +255,12 @@ func (w *walker) forward(s *Space, in *probe.Link, f *Frame) {
 		return
 	}
 	out := s.State.Link(r.Dev)
-	if f.Size > out.MTU && f.DF {
-		w.drop(s, out.Name, fmt.Sprintf("the packet of %d bytes may not be fragmented and %s's %s has mtu %d: it answers with ICMP fragmentation needed", f.Size, s.name(), out.Name, out.MTU),
+	if f.Size > out.MTU && (f.DF || f.Dst.Is6()) { // IPv6 has routers fragment nothing
+		answer := "ICMP fragmentation needed"
+		if f.Dst.Is6() {
+			answer = "ICMPv6 packet too big"
+		}
+		w.drop(s, out.Name, fmt.Sprintf("the packet of %d bytes may not be fragmented and %s's %s has mtu %d: it answers with %s", f.Size, s.name(), out.Name, out.MTU, answer),
 			"", fmt.Sprintf("send at most %d bytes", out.MTU))
 		return
 	}
@@ -259,7 +276,7 @@ func (w *walker) masquerade(s *Space, out *probe.Link, f *Frame) {
 	if w.answering || !s.Masquerade || !w.net.Overlay.Contains(f.Src) || w.net.Overlay.Contains(f.Dst) {
 		return
 	}
-	for _, p := range out.IPv4() {
+	for _, p := range out.AddressesLike(f.Dst) {
 		w.decide("nat", "masquerade %s as %s", f.Src, p.Addr())
 		w.path.translated = append(w.path.translated, translation{s.name(), f.Src, p.Addr(), f.Dst})
 		f.Src = p.Addr()

@@ -24,7 +24,7 @@ func (w *walker) resolve(s *Space, l *probe.Link, a netip.Addr) (topology.MAC, b
 		have = fmt.Sprintf("has only `%s` for the next hop", s.State.Neighbours[i])
 	}
 	if mac, ok := w.arpThroughTunnel(s, l, a); ok {
-		w.decide("neighbour", "none yet for %s dev %s: ARP finds %s", a, l.Name, mac)
+		w.decide("neighbour", "none yet for %s dev %s: %s finds %s", a, l.Name, w.net.resolver(), mac)
 		return mac, true
 	}
 	if l.VXLAN != nil {
@@ -32,11 +32,11 @@ func (w *walker) resolve(s *Space, l *probe.Link, a netip.Addr) (topology.MAC, b
 		return topology.MAC{}, false
 	}
 	if mac := w.arp(s, l, a); !mac.IsZero() {
-		w.decide("neighbour", "none yet for %s dev %s: ARP finds %s", a, l.Name, mac)
+		w.decide("neighbour", "none yet for %s dev %s: %s finds %s", a, l.Name, w.net.resolver(), mac)
 		return mac, true
 	}
 	w.blame(a)
-	w.drop(s, l.Name, fmt.Sprintf("%s %s on %s, and nobody there answers ARP: the kernel drops the packet", s.name(), have, l.Name), "", "")
+	w.drop(s, l.Name, fmt.Sprintf("%s %s on %s, and nobody there answers %s: the kernel drops the packet", s.name(), have, l.Name, w.net.resolver()), "", "")
 	return topology.MAC{}, false
 }
 
@@ -83,7 +83,7 @@ func (w *walker) unresolvedVTEP(s *Space, l *probe.Link, a netip.Addr, have stri
 	if _, theirs := w.net.holder(a); theirs != nil && theirs.VXLAN != nil {
 		mend = fmt.Sprintf("ip neigh replace %s dev %s lladdr %s nud permanent", a, l.Name, theirs.MAC)
 	}
-	w.drop(s, l.Name, fmt.Sprintf("%s %s on %s: ARP has no way through the tunnel, and the kernel drops the packet", s.name(), have, l.Name),
+	w.drop(s, l.Name, fmt.Sprintf("%s %s on %s: %s has no way through the tunnel, and the kernel drops the packet", s.name(), have, l.Name, w.net.resolver()),
 		s.name(), mend)
 }
 

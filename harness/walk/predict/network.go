@@ -121,19 +121,31 @@ func (s *Space) isNode() bool {
 	return slices.ContainsFunc(s.State.Links, func(l probe.Link) bool { return l.Kind == "bridge" && len(l.Addresses) > 0 })
 }
 
-// vxlan returns the namespace's first VXLAN device, or nil.
-func (s *Space) vxlan() *probe.Link {
+// vxlan returns the namespace's first VXLAN device of the overlay, or nil.
+func (n *Network) vxlan(s *Space) *probe.Link {
 	for i := range s.State.Links {
-		if wrapsIPv4(&s.State.Links[i]) {
+		if n.wraps(&s.State.Links[i]) {
 			return &s.State.Links[i]
 		}
 	}
 	return nil
 }
 
-// wrapsIPv4 reports whether the link is a VXLAN device whose outer packets are
-// IPv4: dual stack has another of the same VNI and port, on a socket of IPv6.
-func wrapsIPv4(l *probe.Link) bool { return l.VXLAN != nil && !l.VXLAN.Local.Is6() }
+// wraps reports whether the link is a VXLAN device whose outer packets are of
+// the overlay's family: dual stack has two of the same VNI and port, one on a
+// socket of IPv6.
+func (n *Network) wraps(l *probe.Link) bool { return l.VXLAN != nil && l.VXLAN.Local.Is6() == n.is6() }
+
+// is6 reports whether the packets are IPv6's.
+func (n *Network) is6() bool { return n.Overlay.Addr().Is6() }
+
+// resolver is the protocol that finds a neighbour's MAC.
+func (n *Network) resolver() string {
+	if n.is6() {
+		return "NDP"
+	}
+	return "ARP"
+}
 
 // ports returns the links that are ports of the bridge.
 func (s *Space) ports(bridge int) []*probe.Link {

@@ -7,8 +7,12 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-// Packet is the packet that is sent: an ICMP echo request.
+// Packet is the packet that is sent.
 type Packet struct {
+	// Protocol is icmp for an echo request, tcp for a SYN, udp for a datagram;
+	// Port is that of the latter two.
+	Protocol string `json:"protocol"`
+	Port     int    `json:"port,omitempty"`
 	// Src is the source address; unset leaves it to the route.
 	Src netip.Addr `json:"src,omitzero"`
 	Dst netip.Addr `json:"dst"`
@@ -60,7 +64,11 @@ func (f *Frame) Hidden() bool { return f.Encap != nil && f.Encap.Kind == "wiregu
 // wrap puts the frame into another.
 func (f *Frame) wrap(src, dst netip.Addr, ttl, overhead int, e Encap) *Frame {
 	inner := *f
-	return &Frame{Src: src, Dst: dst, TTL: ttl, Size: f.Size + overhead, Encap: &e, Inner: &inner}
+	size := f.Size + overhead
+	if f.Size == 0 {
+		size = 0 // it cannot be known
+	}
+	return &Frame{Src: src, Dst: dst, TTL: ttl, Size: size, Encap: &e, Inner: &inner}
 }
 
 // Direction says which way a frame passes an interface, seen from its
@@ -110,6 +118,7 @@ type Path struct {
 	Astray *Drop `json:"astray,omitempty"`
 
 	translated []translation
+	sent       Packet
 }
 
 // A Drop is the reason for which a packet ends on its way.

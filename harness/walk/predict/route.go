@@ -35,7 +35,7 @@ func (s *Space) source(r *probe.Route, dst netip.Addr) netip.Addr {
 	}
 	var first netip.Addr
 	if l := s.State.Link(r.Dev); l != nil {
-		for _, p := range l.IPv4() {
+		for _, p := range l.AddressesLike(dst) {
 			if p.Contains(next) {
 				return p.Addr()
 			}
@@ -48,7 +48,7 @@ func (s *Space) source(r *probe.Route, dst netip.Addr) netip.Addr {
 		if first.IsValid() {
 			break
 		}
-		for _, p := range l.IPv4() {
+		for _, p := range l.AddressesLike(dst) {
 			if !p.Addr().IsLoopback() && !first.IsValid() {
 				first = p.Addr()
 			}

@@ -2,15 +2,22 @@ package predict
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/topology"
 )
 
-// vxlanOverhead in bytes: the outer IPv4, UDP and VXLAN headers and the inner
+// vxlanOverhead in bytes: the outer IP, UDP and VXLAN headers and the inner
 // Ethernet header (RFC 7348 section 5).
-const vxlanOverhead = 20 + 8 + 8 + 14
+func vxlanOverhead(outer netip.Addr) int {
+	const ipv4, ipv6, udp, vxlan, ethernet = 20, 40, 8, 8, 14
+	if outer.Is6() {
+		return ipv6 + udp + vxlan + ethernet
+	}
+	return ipv4 + udp + vxlan + ethernet
+}
 
 // encapsulate sends a frame into a VXLAN device.
 func (w *walker) encapsulate(s *Space, l *probe.Link, f *Frame) {
@@ -44,7 +51,7 @@ func (w *walker) encapsulate(s *Space, l *probe.Link, f *Frame) {
 	if !local.IsValid() {
 		local = s.source(r, entry.Dst)
 	}
-	w.transmitIP(s, r, f.wrap(local, entry.Dst, usualTTL, vxlanOverhead, Encap{Kind: "vxlan", Port: v.Port, VNI: v.VNI}))
+	w.transmitIP(s, r, f.wrap(local, entry.Dst, usualTTL, vxlanOverhead(entry.Dst), Encap{Kind: "vxlan", Port: v.Port, VNI: v.VNI}))
 }
 
 // describe is the device in the words of ip(8).
@@ -114,7 +121,7 @@ func (w *walker) receiver(s *Space, in *probe.Link, e *Encap) *probe.Link {
 	var near *probe.Link
 	for i := range s.State.Links {
 		l := &s.State.Links[i]
-		if !wrapsIPv4(l) {
+		if !w.net.wraps(l) {
 			continue
 		}
 		near = l
@@ -142,20 +149,20 @@ func (w *walker) receiver(s *Space, in *probe.Link, e *Encap) *probe.Link {
 func (w *walker) odd(receiver *Space, at *probe.Link, value func(*probe.VXLAN) int) (on, mend string) {
 	count := map[int]int{}
 	for _, s := range w.net.sorted() {
-		if l := s.vxlan(); l != nil {
+		if l := w.net.vxlan(s); l != nil {
 			count[value(l.VXLAN)]++
 		}
 	}
 	usual := at.VXLAN
 	s, l := receiver, at
 	for _, other := range w.net.sorted() {
-		if o := other.vxlan(); o != nil && count[value(o.VXLAN)] > count[value(usual)] {
+		if o := w.net.vxlan(other); o != nil && count[value(o.VXLAN)] > count[value(usual)] {
 			usual = o.VXLAN
 		}
 	}
 	if usual == at.VXLAN { // the receiver is as most are: the sender is not
 		for _, other := range w.net.sorted() {
-			if o := other.vxlan(); o != nil && value(o.VXLAN) != value(usual) {
+			if o := w.net.vxlan(other); o != nil && value(o.VXLAN) != value(usual) {
 				s, l = other, o
 			}
 		}

@@ -62,6 +62,19 @@ func headers(f *predict.Frame, sourcePort uint16) []row {
 	return rows
 }
 
+// transport is the row of the innermost header, where the packet is for a port.
+func transport(s *walk.Step) []row {
+	if s.Seen == nil || s.Seen.Transport == "" {
+		return nil
+	}
+	label, text, _ := strings.Cut(s.Seen.Transport, " ")
+	label = strings.ToLower(label)
+	if s.Seen.Frame.Inner != nil {
+		label = "  " + label
+	}
+	return []row{{label, text}}
+}
+
 // frame is the step's frame: as it was seen, else as it was predicted.
 func frame(s *walk.Step) (*predict.Frame, uint16) {
 	if s.Seen != nil {
@@ -106,9 +119,18 @@ func title(r *walk.Report) string {
 
 // sent says what was sent.
 func sent(r *walk.Report) string {
-	s := "one ICMP echo request"
-	if r.Count > 1 {
-		s = fmt.Sprintf("%d ICMP echo requests", r.Count)
+	icmp := "ICMP"
+	if r.Packet.Dst.Is6() {
+		icmp = "ICMPv6"
+	}
+	s := fmt.Sprintf("one %s echo request", icmp)
+	switch {
+	case r.Packet.Protocol == "tcp":
+		s = fmt.Sprintf("one TCP SYN to port %d", r.Packet.Port)
+	case r.Packet.Protocol == "udp":
+		s = fmt.Sprintf("one UDP datagram to port %d", r.Packet.Port)
+	case r.Count > 1:
+		s = fmt.Sprintf("%d %s echo requests", r.Count, icmp)
 	}
 	s += fmt.Sprintf(" of %d bytes, ttl %d", r.Packet.Size, r.Packet.TTL)
 	if r.Packet.DF {
@@ -130,6 +152,9 @@ func steps(r *walk.Report) int {
 func outcome(r *walk.Report) string {
 	switch r.Verdict {
 	case walk.Arrived:
+		if r.Silent {
+			return fmt.Sprintf("arrived, and was not answered; %d steps, all as predicted", steps(r))
+		}
 		return fmt.Sprintf("arrived and answered: %s; %d steps, all as predicted", r.Answer, steps(r))
 	case walk.Inconclusive:
 		return "inconclusive: the capture lacks frames"
@@ -149,6 +174,9 @@ func explained(r *walk.Report) []row {
 			}
 			rows = append(rows, row{"mend", mend})
 		}
+		if d.Dropped != nil {
+			rows = append(rows, row{"kernel", d.Dropped.String()})
+		}
 		rows = append(rows, row{"sender", r.Answer})
 	}
 	for _, d := range r.Doubts {
@@ -156,6 +184,9 @@ func explained(r *walk.Report) []row {
 	}
 	for _, n := range r.Notes {
 		rows = append(rows, row{"note", n})
+	}
+	for _, l := range r.Limits {
+		rows = append(rows, row{"limit", l})
 	}
 	return rows
 }

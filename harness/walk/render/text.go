@@ -97,7 +97,7 @@ func (p *printer) step(before, s *walk.Step) {
 	p.rows(decided(s.Decisions), "")
 	f, port := frame(s)
 	if rows := headers(f, port); before == nil || !slices.Equal(rows, headers(frame(before))) {
-		p.rows(rows, dim)
+		p.rows(append(rows, transport(s)...), dim)
 	}
 	if s.Seen != nil && s.Seen.By != "" {
 		p.rows([]row{{"known by", s.Seen.By}}, dim)
