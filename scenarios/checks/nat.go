@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -40,8 +41,9 @@ func natChecks() []suite.Check {
 		},
 		{
 			ID: "NT-04", Title: "what bears the mark 0x4000 is not masqueraded",
-			Source: fromFlannel, Profiles: []string{model}, Needs: masquerade,
-			Run: markReturns,
+			Source: fromFlannel, Profiles: []string{model},
+			Needs: append(slices.Clone(masquerade), suite.Connects), // the answer goes to the overlay's address
+			Run:   markReturns,
 		},
 	}
 }
