@@ -14,8 +14,9 @@ import (
 )
 
 // TestWalkOfShippedLabs: in every lab that ships, a packet goes the predicted
-// way, between the first pod and the last, and from a node. In alloc's, whose
-// nodes are not connected, what the walks say to mend connects them.
+// way, between the first pod and the last, and from a node; over IPv6 too where
+// the lab has both. In alloc's, whose nodes are not connected, what the walks say
+// to mend connects them.
 func TestWalkOfShippedLabs(t *testing.T) {
 	needLabs(t)
 	for _, l := range labs.All() {
@@ -29,11 +30,17 @@ func TestWalkOfShippedLabs(t *testing.T) {
 				o.mend(t, p.Pods[0].Name, last)
 				o.mend(t, p.Nodes[0].Name, last)
 			}
+			families := []string{"--ipv6=false"}
+			if p.IPv6 == topology.IPv6Dual {
+				families = append(families, "--ipv6")
+			}
 			for _, from := range []string{p.Pods[0].Name, p.Nodes[0].Name} {
-				var r walk.Report
-				o.json(t, &r, "walk", from, last, "-o", "json")
-				if r.Verdict != walk.Arrived || len(r.Notes)+len(r.Doubts) > 0 {
-					t.Errorf("from %s to %s: %s, %+v, %v, %v", from, last, r.Verdict, r.Divergence, r.Notes, r.Doubts)
+				for _, family := range families {
+					var r walk.Report
+					o.json(t, &r, "walk", from, last, "-o", "json", family)
+					if r.Verdict != walk.Arrived || len(r.Notes)+len(r.Doubts)+len(r.Limits) > 0 {
+						t.Errorf("from %s to %s, %s: %s, %+v, %v, %v, %v", from, last, family, r.Verdict, r.Divergence, r.Notes, r.Doubts, r.Limits)
+					}
 				}
 			}
 		})

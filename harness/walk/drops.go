@@ -2,14 +2,18 @@ package walk
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/trace"
 )
 
-// tracing is a trace that is being opened while the state is dumped.
+// tracing is a trace that is being opened, which costs more than half a walk:
+// it is for those only that go wrong.
 type tracing struct {
 	ready  chan struct{}
 	tracer *trace.Tracer
@@ -51,9 +55,25 @@ func (t *tracing) close() {
 	}()
 }
 
-// noteDrops keeps the drops of the marked packet.
-func (w *run) noteDrops() {
-	t, r := w.tracing, w.report
+// ask sends another packet while the kernel is traced: the state did not
+// foretell that the first would get no answer.
+func (w *run) ask(ctx context.Context) error {
+	t := w.trace()
+	defer t.close()
+	t.wait()
+	again := uuid.New()
+	if t.err == nil {
+		if _, err := w.sendOne(ctx, again, 1, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	w.noteDrops(t, again)
+	return nil
+}
+
+// noteDrops keeps the drops of a packet with the mark.
+func (w *run) noteDrops(t *tracing, id uuid.UUID) {
+	r := w.report
 	if t.err != nil {
 		r.Untraced = t.err.Error()
 		return
@@ -62,7 +82,7 @@ func (w *run) noteDrops() {
 	if err != nil {
 		r.Untraced = err.Error()
 	}
-	reader := w.reader()
+	reader := w.reader(id)
 	for _, d := range drops {
 		s, marked := reader.dropped(&d)
 		if !marked {

@@ -107,7 +107,7 @@ func needs(t *testing.T, l *labtest.Lab, fault string) {
 // TestNoDropsOfOthers: drops of other packets are not blamed for a walk.
 func TestNoDropsOfOthers(t *testing.T) {
 	lab := labtest.Up(t, labtest.Plan(2, 2, 1500))
-	lab.Exec(t, "node-1", "nft", "add table ip f; add chain ip f x { type filter hook forward priority 0; }; add rule ip f x ip daddr 10.244.1.3 drop")
+	lab.Exec(t, "node-1", "sh", "-ec", "nft 'add table ip f; add chain ip f x { type filter hook forward priority 0; }; add rule ip f x ip daddr 10.244.1.3 drop'; ip route add blackhole 10.244.1.2/32")
 	quiet := make(chan error, 1)
 	go func() {
 		_, err := walk.Run(t.Context(), lab, "master-pod-2", "node-1-pod-2", walk.Options{})
@@ -125,7 +125,7 @@ func TestNoDropsOfOthers(t *testing.T) {
 			t.Errorf("another packet's: %s", d)
 		}
 	}
-	if r.Verdict != walk.Arrived {
-		t.Errorf("%s: %+v", r.Verdict, r.Divergence)
+	if d := r.Divergence; len(r.Drops) == 0 || d == nil || d.Dropped == nil {
+		t.Errorf("%s: %+v, %v", r.Verdict, d, r.Drops)
 	}
 }

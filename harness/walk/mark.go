@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/probe"
 )
@@ -20,8 +22,7 @@ type mark struct {
 	bytes    []byte
 }
 
-func (w *run) mark() mark {
-	id := w.report.ID
+func (w *run) mark(id uuid.UUID) mark {
 	m := mark{protocol: w.o.Protocol, port: uint16(w.o.Port), bytes: id[:]}
 	if w.o.knocks() {
 		k := probe.Knock{Protocol: w.o.Protocol, ID: id}

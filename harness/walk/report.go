@@ -63,6 +63,8 @@ type Report struct {
 	Notes []string `json:"notes,omitempty"`
 	// Drops are where the kernel threw the packet away, in the order of time:
 	// also flooded copies of it, and answers that a second socket did not want.
+	// They are asked for where no answer came: those of the packet itself if the
+	// state foretold it, else those of another like it.
 	Drops []Dropped `json:"drops,omitempty"`
 	// Untraced is why the kernel's drops are not known, or not all.
 	Untraced string `json:"untraced,omitempty"`

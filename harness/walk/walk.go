@@ -129,14 +129,16 @@ type run struct {
 	net      *predict.Network
 	there    *predict.Path
 	back     *predict.Path
-	tracing  *tracing
 }
 
 func (w *run) walk(ctx context.Context) error {
-	w.tracing = w.trace()
-	defer w.tracing.close()
 	if err := w.predict(ctx); err != nil {
 		return err
+	}
+	var tracing *tracing
+	if w.fails() {
+		tracing = w.trace() // while the taps are opened
+		defer tracing.close()
 	}
 	r := w.report
 	at, leftOut := places(w.net, []Endpoint{r.From, r.To}, w.there, w.back)
@@ -146,14 +148,23 @@ func (w *run) walk(ctx context.Context) error {
 	t := listen(w.lab, at, w.o.Protocol, w.o.IPv6)
 	// The kernel takes its time to let go of a ring, and nobody need wait.
 	defer func() { go t.close() }()
-	w.tracing.wait()
+	if tracing != nil {
+		tracing.wait()
+	}
 	if err := w.send(ctx); err != nil {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, w.o.Sentinel)
 	defer cancel()
 	w.compare(t.collect(waiting))
-	w.noteDrops()
+	switch {
+	case tracing != nil:
+		w.noteDrops(tracing, r.ID)
+	case !r.Pong.Answered() && r.Pong.Refused == nil:
+		if err := w.ask(ctx); err != nil {
+			return err
+		}
+	}
 	w.judge(ctx)
 	return nil
 }
@@ -232,9 +243,9 @@ func (w *run) compare(s *sighting) {
 	w.keep(m)
 }
 
-// reader knows the ports of the lab's tunnels.
-func (w *run) reader() *reader {
-	reader := &reader{mark: w.mark(), ports: []uint16{0}}
+// reader knows a packet by its mark, and the ports of the lab's tunnels.
+func (w *run) reader(id uuid.UUID) *reader {
+	reader := &reader{mark: w.mark(id), ports: []uint16{0}}
 	for _, name := range w.sessions.names() {
 		for _, l := range w.net.Spaces[name].State.Links {
 			if l.VXLAN != nil && !slices.Contains(reader.ports, uint16(l.VXLAN.Port)) {
@@ -250,7 +261,7 @@ func (w *run) reader() *reader {
 
 // read decodes the frames, in the order of time.
 func (w *run) read(s *sighting) []sighted {
-	reader := w.reader()
+	reader := w.reader(w.report.ID)
 	var all []sighted
 	for at, frames := range s.frames {
 		for _, f := range frames {
