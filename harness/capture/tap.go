@@ -103,6 +103,17 @@ func (d Direction) String() string { return [...]string{"in", "out", "other"}[d]
 // MarshalText implements encoding.TextMarshaler.
 func (d Direction) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Direction) UnmarshalText(text []byte) error {
+	for _, known := range []Direction{In, Out, Other} {
+		if string(text) == known.String() {
+			*d = known
+			return nil
+		}
+	}
+	return fmt.Errorf("direction %q is none of in, out, other", text)
+}
+
 // A Frame is one captured frame.
 type Frame struct {
 	// Tap is the name of the tap, as "node-1:ens3".

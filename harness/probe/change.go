@@ -48,6 +48,9 @@ func (c Change) String() string {
 // Change makes changes, in their order; the first that the kernel refuses ends
 // it.
 func (s *Session) Change(ctx context.Context, changes ...Change) error {
+	if s.state == nil {
+		return fmt.Errorf("change %s: %w", s.name, ErrNotLocal)
+	}
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	for _, c := range changes {
