@@ -17,13 +17,14 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes.
+// bytes; keys of kernel parameters and their values.
 const (
 	kindPing     = "ping"
 	kindEcho     = "echo"
 	kindEchoPort = "echo-port"
 	kindState    = "state"
 	kindReadFile = "read-file"
+	kindSysctls  = "sysctls"
 )
 
 // Attach makes a session that a peer answers. What needs the namespace itself

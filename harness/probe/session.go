@@ -32,6 +32,8 @@ type Session struct {
 	state  *dumper
 	echo   *echoes
 	flows  *flows
+	// space is the network namespace itself, for whom others ask about it.
+	space *os.File
 	// peer, where there is one, answers in the place of all of these.
 	peer  Peer
 	heard func(ctx context.Context, kind string, request, answer any, err error)
@@ -52,6 +54,9 @@ func Open(ctx context.Context, ns topology.Namespace) (*Session, error) {
 	// thread may use them.
 	err := local.Do(func() error {
 		var err error
+		if s.space, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return err
+		}
 		if s.pings, err = newPinger(icmp4); err != nil {
 			return err
 		}
@@ -85,6 +90,9 @@ func (s *Session) Name() string { return s.name }
 // Close ends the session, its servers and what still waits for an answer.
 func (s *Session) Close() error {
 	var errs []error
+	if s.space != nil {
+		errs = append(errs, s.space.Close())
+	}
 	if s.pings != nil {
 		errs = append(errs, s.pings.close())
 	}

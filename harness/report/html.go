@@ -181,6 +181,7 @@ func newDump(st *probe.State) dump {
 		{"Routes", "ip route", lines(st.Routes)},
 		{"Neighbours", "ip neigh", lines(st.Neighbours)},
 		{"Forwarding entries", "bridge fdb", lines(st.FDB)},
+		{"Rules", "ip rule", lines(st.Rules)},
 	}}
 }
 

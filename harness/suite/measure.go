@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/capture/filter"
+	"github.com/overlab/overlab/harness/oracle"
 	"github.com/overlab/overlab/harness/probe"
 )
 
@@ -235,4 +237,32 @@ func (e *Env) Capture(ctx context.Context, points []Point, during func(context.C
 	})
 	e.run.record.captured(ctx, points, c)
 	return c, nil
+}
+
+// Differences compares the named nodes and pods, or all, with what the plan
+// asks for. Checks that run side by side share one comparison of each
+// selection; one that disturbs the lab asks oracle.Differ, of what is there now.
+func (e *Env) Differences(ctx context.Context, names ...string) (*oracle.Diff, error) {
+	d, err := Shared(e, "differences "+strings.Join(names, " "), func(ctx context.Context) (*oracle.Diff, error) {
+		return oracle.Differ(ctx, e.Lab(), e, names...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, ctx.Err()
+}
+
+// FailEntries records a finding for each difference that counts says is the
+// check's to judge, and returns how many.
+func (e *Env) FailEntries(d *oracle.Diff, counts func(oracle.Entry) bool) int {
+	n := 0
+	for _, x := range d.Entries {
+		if !counts(x) {
+			continue
+		}
+		n++
+		where := x.Space() + " " + x.Kind.Tool()
+		e.Fail(where, cmp.Or(x.Want, "no such entry"), cmp.Or(x.Have, "no such entry"))
+	}
+	return n
 }

@@ -448,6 +448,9 @@ func (l *Lab) Namespace(name string) (topology.Namespace, error) {
 	if ns := l.spaces[name]; ns != nil {
 		return ns, nil
 	}
+	if name == "underlay" {
+		return &Namespace{Set: l.underlay, name: name}, nil
+	}
 	return nil, fmt.Errorf("no node or pod is called %q", name)
 }
 
