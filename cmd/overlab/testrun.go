@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -212,7 +213,7 @@ type resultStreams struct {
 // openStreams replaces the last report in the lab's state folder.
 func (t *testRun) openStreams(repeat *suite.Repeat) (*resultStreams, error) {
 	s := new(resultStreams)
-	head := &suite.Results{Lab: t.lab.Plan().Name, Provider: t.lab.Plan().Provider, About: t.about, Repeat: repeat}
+	head := &suite.Results{Lab: t.lab.Plan().Name, Provider: t.lab.Plan().Provider, Started: time.Now(), About: t.about, Repeat: repeat}
 	if t.worst == nil {
 		dir := netns.InsideReports()
 		if err := os.RemoveAll(dir); err != nil {

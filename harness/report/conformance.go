@@ -2,12 +2,13 @@ package report
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"time"
 
-	"sigs.k8s.io/yaml"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/overlab/overlab/harness/suite"
 )
@@ -144,14 +145,26 @@ func conformanceLevel(n map[suite.Verdict]int) *ConformanceLevel {
 // ConformanceYAML writes the conformance report.
 func ConformanceYAML(w io.Writer, r *suite.Results) error {
 	b, err := json.Marshal(NewConformance(r))
+	var doc yaml.Node
 	if err == nil {
-		b, err = yaml.JSONToYAML(b)
+		err = yaml.Unmarshal(b, &doc) // JSON is YAML, and keeps the keys' order
 	}
 	if err == nil {
-		_, err = w.Write(b)
+		plain(&doc)
+		enc := yaml.NewEncoder(w)
+		enc.SetIndent(2)
+		err = errors.Join(enc.Encode(&doc), enc.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("write conformance report: %w", err)
 	}
 	return nil
+}
+
+// plain takes JSON's braces and quotes off.
+func plain(n *yaml.Node) {
+	n.Style = 0
+	for _, c := range n.Content {
+		plain(c)
+	}
 }

@@ -30,6 +30,14 @@ func standingWord(s suite.Standing) string {
 	return strings.ReplaceAll(strings.ToUpper(string(s[:1]))+string(s[1:]), "-", " ")
 }
 
+// standingNoun is its word in the sum.
+func standingNoun(s suite.Standing) string {
+	if s == suite.Holds {
+		return "hold"
+	}
+	return strings.ReplaceAll(string(s), "-", " ")
+}
+
 func (p *printer) verified(c *suite.Verified) {
 	const width = 16
 	word, verdict := standingWord(c.Standing), suite.Inconclusive
@@ -60,7 +68,7 @@ func verificationSummary(v *suite.Verification) string {
 	var parts []string
 	for _, s := range suite.Standings() {
 		if n := v.Count(s); n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, strings.ReplaceAll(string(s), "-", " ")))
+			parts = append(parts, fmt.Sprintf("%d %s", n, standingNoun(s)))
 		}
 	}
 	if len(parts) == 0 {
