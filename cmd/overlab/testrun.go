@@ -116,6 +116,10 @@ func (t *testRun) once(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, errors.Join(err, streams.close())
 	}
+	if t.f.repeat == 0 && results.Interrupted && t.made > 0 && results.Count(suite.Fail) == 0 {
+		// Runs without end are ended in the midst of one, which does not count.
+		return false, errors.Join(streams.end(results), streams.close())
+	}
 	t.made++
 	results.About, results.Repeat = t.about, repeat
 	if err := errors.Join(streams.end(results), streams.close()); err != nil {

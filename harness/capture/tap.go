@@ -164,8 +164,10 @@ type Tap struct {
 	size      int
 	overflow  uint64
 	sentinels map[uuid.UUID]chan struct{}
-	stats     Stats
-	err       error
+	// signals counts the sentinels that were seen, of any tap.
+	signals uint64
+	stats   Stats
+	err     error
 
 	done    chan struct{}
 	stopped bool
@@ -379,6 +381,7 @@ func (t *Tap) sentinel(frame []byte) bool {
 	id := uuid.UUID(frame[14:30])
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.signals++
 	if seen, ok := t.sentinels[id]; ok {
 		close(seen)
 		delete(t.sentinels, id)
