@@ -17,7 +17,8 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; keys of kernel parameters and their values.
+// bytes; keys of kernel parameters and their values;
+// Changes and nothing.
 const (
 	kindPing     = "ping"
 	kindEcho     = "echo"
@@ -25,10 +26,11 @@ const (
 	kindState    = "state"
 	kindReadFile = "read-file"
 	kindSysctls  = "sysctls"
+	kindChange   = "change"
 )
 
 // Attach makes a session that a peer answers. What needs the namespace itself
-// (streams, monitors, changes) is refused with ErrNotLocal.
+// (streams, monitors, further echo servers) is refused with ErrNotLocal.
 func Attach(name string, p Peer) *Session {
 	return &Session{name: name, local: elsewhere{name}, peer: p}
 }

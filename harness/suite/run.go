@@ -130,7 +130,13 @@ func (r *run) session(ctx context.Context, name string) (*probe.Session, error) 
 		if err != nil {
 			return nil, err
 		}
-		session, err := probe.Open(ctx, ns)
+		open := probe.Open
+		if _, here := ns.(topology.Local); !here {
+			open = func(ctx context.Context, ns topology.Namespace) (*probe.Session, error) {
+				return probe.OpenRemote(ctx, ns)
+			}
+		}
+		session, err := open(ctx, ns)
 		if err != nil {
 			return nil, err
 		}
