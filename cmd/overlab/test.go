@@ -38,7 +38,11 @@ type testFlags struct {
 	reports []string
 	explain bool
 	agent   string
-	output  *format
+	// exemptions is a file; exempt is what was read of it, for the same command
+	// inside the lab.
+	exemptions string
+	exempt     []string
+	output     *format
 }
 
 func (c command) test() *cobra.Command {
@@ -60,13 +64,15 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
   overlab test RS --outage 30s
   overlab test --report html=report.html --report junit=report.xml
   overlab test --repeat 100 --until-fail
+  overlab test --profile security --level C,H
+  overlab test --level C,E --exemptions upstream.yaml
   overlab test -o json > report.json`,
 		ValidArgsFunction: completeChecks,
 	}
 	c.nameFlag(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
-	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C, or every level of the checks named)")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C; of the checks named C and E, and any whose whole identifier is given)")
 	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
 	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
@@ -79,8 +85,11 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	flags.DurationVar(&f.timeout, "timeout", 0, "end after this time, and report what there is (default none)")
 	flags.StringVar(&f.agent, "agent", "", "what the report calls the agent, as flanneld@v0.27.0")
 	flags.BoolVar(&f.explain, "explain", false, "add to the report of a run that fails a comparison with the plan and a walk; --report and --evidence do")
-	f.output = outputFlag(cmd, report.Formats()...)
 	_ = cmd.RegisterFlagCompletionFunc("report", completeReports)
+	flags.StringVar(&f.exemptions, "exemptions", "", "a YAML file of checks that the agent is known to fail, each with a reason: reported as exempt")
+	flags.StringArrayVar(&f.exempt, "exempt", nil, "")
+	_ = flags.MarkHidden("exempt") // it exists: it was made on the line above
+	f.output = outputFlag(cmd, report.Formats()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := suite.New(checks.All())
 		if err != nil {
@@ -97,6 +106,9 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 		if _, err := s.Select(selection); err != nil {
 			return err
 		}
+		if err := f.readExemptions(); err != nil {
+			return err
+		}
 		lab, err := c.open(cmd.Context(), f.name)
 		if err != nil {
 			return err
@@ -110,13 +122,33 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	return cmd
 }
 
+// readExemptions reads the file of exemptions, if there is one.
+func (f *testFlags) readExemptions() error {
+	if f.exemptions == "" {
+		return nil
+	}
+	text, err := os.ReadFile(f.exemptions)
+	if err != nil {
+		return fmt.Errorf("read the exemptions: %w", err)
+	}
+	list, err := suite.ParseExemptions(f.exemptions, text, checks.All())
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		f.exempt = append(f.exempt, e.Check+"="+e.Reason)
+	}
+	return nil
+}
+
 func (f *testFlags) selection(only []string) suite.Selection {
 	s := suite.Selection{Only: only, Skip: f.skip, Profiles: f.profiles}
 	for _, l := range f.levels {
 		s.Levels = append(s.Levels, suite.Level(l))
 	}
-	if len(only) == 0 && len(f.levels) == 0 {
-		s.Levels = []suite.Level{suite.Core}
+	s.Usual = []suite.Level{suite.Core}
+	if len(only) > 0 {
+		s.Usual = append(s.Usual, suite.Extended)
 	}
 	return s
 }
@@ -132,6 +164,9 @@ func (c command) testInside(ctx context.Context, lab topology.Joiner, status top
 		for _, v := range values {
 			argv = append(argv, "--"+name+"="+v)
 		}
+	}
+	for _, e := range f.exempt {
+		argv = append(argv, "--exempt="+e)
 	}
 	argv = append(append(argv, "--"), checks...)
 	code, err := c.attached(ctx, topology.Process{Argv: argv, Env: os.Environ(), Dir: "/"}, func(p topology.Process) (int, error) {

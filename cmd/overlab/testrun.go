@@ -81,6 +81,10 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 		options: suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale)},
 	}
 	t.options.Timeouts.Outage = f.outage
+	for _, e := range f.exempt {
+		check, reason, _ := strings.Cut(e, "=")
+		t.options.Exemptions = append(t.options.Exemptions, suite.Exemption{Check: check, Reason: reason})
+	}
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("--timeout=%v is over", f.timeout))

@@ -31,6 +31,10 @@ type Echo struct {
 	Server netip.AddrPort `json:"server"`
 	// ID marks the payload, in both directions; a fresh one if unset.
 	ID uuid.UUID `json:"id,omitzero"`
+	// From is the source address, and Mark the firewall mark (SO_MARK) of a UDP
+	// echo; unset leaves them to the kernel.
+	From netip.Addr `json:"from,omitzero"`
+	Mark uint32     `json:"mark,omitempty"`
 	// Wait is how long each try may take, 400 ms if zero; a datagram that
 	// got no answer is sent again, up to Tries times, 3 if zero.
 	Wait  time.Duration `json:"wait,omitempty"`
@@ -185,7 +189,11 @@ func (s *Session) askEcho(ctx context.Context, r Echo) (EchoReply, error) {
 	var err error
 	switch r.Transport {
 	case UDP:
-		reply, err = s.echo.askUDP(ctx, r)
+		if r.From.IsValid() || r.Mark != 0 {
+			reply, err = s.echo.askMarked(ctx, r)
+		} else {
+			reply, err = s.echo.askUDP(ctx, r)
+		}
 	case TCP:
 		reply, err = s.echo.askTCP(ctx, r)
 	default:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -107,21 +108,31 @@ func (e *Env) PingAll(ctx context.Context, pings []Ping) ([]probe.Pong, error) {
 // Echo asks, over a transport, which address To sees of From at the other
 // pod's address.
 func (e *Env) Echo(ctx context.Context, t probe.Transport, pair Pair) (probe.EchoReply, error) {
-	client, err := e.Session(ctx, pair.From.Name)
-	if err != nil {
-		return probe.EchoReply{}, err
-	}
-	server, err := e.Session(ctx, pair.To.Name)
-	if err != nil {
-		return probe.EchoReply{}, err
-	}
-	port, err := server.EchoPort(t)
-	if err != nil {
-		return probe.EchoReply{}, err
-	}
-	return client.Echo(ctx, probe.Echo{
-		Transport: t, Server: pair.server(port), Wait: e.Timeouts().Reply, Tries: e.Timeouts().Tries,
+	return e.EchoTo(ctx, pair.From.Name, pair.To.Name, probe.Echo{
+		Transport: t, Server: netip.AddrPortFrom(pair.To.Address.Addr(), 0),
 	})
+}
+
+// EchoTo asks which address a node or pod sees of another one; the server's
+// port is that of to's echo server where the request has none.
+func (e *Env) EchoTo(ctx context.Context, from, to string, r probe.Echo) (probe.EchoReply, error) {
+	client, err := e.Session(ctx, from)
+	if err != nil {
+		return probe.EchoReply{}, err
+	}
+	server, err := e.Session(ctx, to)
+	if err != nil {
+		return probe.EchoReply{}, err
+	}
+	if r.Server.Port() == 0 {
+		port, err := server.EchoPort(r.Transport)
+		if err != nil {
+			return probe.EchoReply{}, err
+		}
+		r.Server = netip.AddrPortFrom(r.Server.Addr(), port)
+	}
+	r.Wait, r.Tries = e.Timeouts().Reply, e.Timeouts().Tries
+	return client.Echo(ctx, r)
 }
 
 // Point is where a capture is made.

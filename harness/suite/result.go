@@ -19,6 +19,8 @@ type Verdict string
 const (
 	Pass Verdict = "pass"
 	Fail Verdict = "fail"
+	// Exempt: it fails, as was declared beforehand, with a reason.
+	Exempt Verdict = "exempt"
 	// Skipped: by the user.
 	Skipped Verdict = "skipped"
 	// Unsupported: declared by the agent.
@@ -31,7 +33,7 @@ const (
 
 // Verdicts returns all verdicts, in the order in which a summary names them.
 func Verdicts() []Verdict {
-	return []Verdict{Pass, Fail, Inconclusive, NotApplicable, Unsupported, Skipped}
+	return []Verdict{Pass, Fail, Exempt, Inconclusive, NotApplicable, Unsupported, Skipped}
 }
 
 // verdictError is an error that stands for a verdict.

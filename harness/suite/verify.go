@@ -126,7 +126,7 @@ func (s *Suite) verify(ctx context.Context, r *run, was *Result) Verified {
 
 // declared reports whether the verdict stands for a fail that was declared
 // beforehand.
-func (r *Result) declared() bool { return r.Verdict == "exempt" }
+func (r *Result) declared() bool { return r.Verdict == Exempt }
 
 // wrongFrame says what is wrong with a cited frame.
 func wrongFrame(f *Frame, port uint16) string {

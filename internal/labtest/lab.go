@@ -410,7 +410,7 @@ func vtepMAC(p *topology.Plan, n *topology.Node) topology.MAC {
 
 func vxlan(p *topology.Plan, n *topology.Node) rtnl.Vxlan {
 	b := p.Network.Backend
-	return rtnl.Vxlan{VNI: b.VNI, Port: b.Port, Local: n.PublicIP(), Dev: uplinkIndex, Learning: b.Learning}
+	return rtnl.Vxlan{VNI: b.VNI, Port: b.Port, Local: n.PublicIP(), Dev: uplinkIndex, Learning: b.Learning, ZeroChecksum: true}
 }
 
 func (l *Lab) wirePod(b *rtnl.Batch, p *topology.Pod) {

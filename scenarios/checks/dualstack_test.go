@@ -17,8 +17,8 @@ func TestSoundDualStack(t *testing.T) {
 		backend string
 		passed  int
 	}{
-		"vxlan":   {"vxlan", 37},
-		"host-gw": {"host-gw", 21},
+		"vxlan":   {"vxlan", 59},
+		"host-gw": {"host-gw", 32},
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan := labtest.DualPlan(3, 2, 1500)

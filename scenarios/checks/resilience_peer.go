@@ -135,7 +135,12 @@ func freeSubnet(plan *topology.Plan) (netip.Prefix, error) {
 // freeAddress is the last address of the first node's segment that nobody has,
 // and that is none of those.
 func freeAddress(plan *topology.Plan, not ...netip.Addr) (netip.Addr, error) {
-	cidr := plan.Nodes[0].Underlay().Address.Masked()
+	return freeAddressOn(plan, plan.Nodes[0].Underlay().Address.Masked(), not...)
+}
+
+// freeAddressOn is the last address of a segment that nobody has, and that is
+// none of those.
+func freeAddressOn(plan *topology.Plan, cidr netip.Prefix, not ...netip.Addr) (netip.Addr, error) {
 	taken := map[netip.Addr]bool{cidr.Addr(): true}
 	for _, a := range not {
 		taken[a] = true

@@ -25,6 +25,13 @@ const ReportFolder = "report"
 // InsideReports is that folder as processes inside the lab see it.
 func InsideReports() string { return stateLink + "/" + ReportFolder }
 
+// FaultsFile is where, in the state folder, it is remembered which faults are
+// in the lab.
+const FaultsFile = "faults.json"
+
+// InsideFaults is that file as processes inside the lab see it.
+func InsideFaults() string { return stateLink + "/" + FaultsFile }
+
 // outsideLab is a running lab as a process of the host sees it: it can run
 // processes inside, and cannot enter.
 type outsideLab struct {
@@ -72,6 +79,20 @@ func (l *outsideLab) HoldAgent(_ context.Context, node string) (release func(con
 // when the calling process ends.
 func (l *outsideLab) HoldStore(context.Context) (release func(context.Context) error, err error) {
 	return hold(l.dir, request{Op: opHold})
+}
+
+// End ends a node's agent, or with an empty name the store, until Start. It
+// outlives the calling process; what is ended already stays so.
+func (l *outsideLab) End(_ context.Context, node string) error {
+	_, err := ask(l.dir, request{Op: opEnd, Node: node})
+	return err
+}
+
+// Start starts again what End ended, and returns when it is ready; what runs
+// goes on.
+func (l *outsideLab) Start(_ context.Context, node string) error {
+	_, err := ask(l.dir, request{Op: opStart, Node: node})
+	return err
 }
 
 // Namespace implements topology.Lab.
