@@ -80,7 +80,7 @@ func TestReportOfABrokenLab(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"checks failed.", "How the lab differs from its plan", "The walk of a packet from", "10.244.0.0/16 via 10.244.1.1"} {
+	for _, want := range []string{"checks failed.", "Why: the likeliest causes", "How the lab differs from its plan", "The walk of a packet from", "10.244.0.0/16 via 10.244.1.1"} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %q in the page", want)
 		}

@@ -84,7 +84,7 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	flags.BoolVar(&f.untilFail, "until-fail", false, "end after the first run that is not sound")
 	flags.DurationVar(&f.timeout, "timeout", 0, "end after this time, and report what there is (default none)")
 	flags.StringVar(&f.agent, "agent", "", "what the report calls the agent, as flanneld@v0.27.0")
-	flags.BoolVar(&f.explain, "explain", false, "add to the report of a run that fails a comparison with the plan and a walk; --report and --evidence do")
+	flags.BoolVar(&f.explain, "explain", false, "add to the report of a run that fails a diagnosis, a comparison with the plan and a walk; --report and --evidence do")
 	_ = cmd.RegisterFlagCompletionFunc("report", completeReports)
 	flags.StringVar(&f.exemptions, "exemptions", "", "a YAML file of checks that the agent is known to fail, each with a reason: reported as exempt")
 	flags.StringArrayVar(&f.exempt, "exempt", nil, "")

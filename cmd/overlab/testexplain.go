@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/oracle"
 	"github.com/overlab/overlab/harness/report"
 	"github.com/overlab/overlab/harness/suite"
@@ -16,15 +17,34 @@ import (
 )
 
 // explain attaches to the report of a run that failed what helps to find out
-// why: how the lab differs from its plan, and the walk of one packet. What
-// cannot be made is told and left out; no verdict rests on it.
+// why: the likeliest causes, how the lab differs from its plan, and the walk of
+// one packet. What cannot be made is told and left out; no verdict rests on it.
 func (t *testRun) explain(ctx context.Context, r *suite.Results) {
+	if err := t.attachDiagnosis(ctx, r); err != nil {
+		fmt.Fprintf(t.streams.err, "the report has no diagnosis: %v\n", err)
+	}
 	if err := t.attachDiff(ctx, r); err != nil {
 		fmt.Fprintf(t.streams.err, "the report has no comparison with the plan: %v\n", err)
 	}
 	if err := t.attachWalk(ctx, r); err != nil {
 		fmt.Fprintf(t.streams.err, "the report has no walk: %v\n", err)
 	}
+}
+
+func (t *testRun) attachDiagnosis(ctx context.Context, r *suite.Results) error {
+	open := &sessions{lab: t.lab}
+	d, err := diagnose.Run(ctx, t.lab, open)
+	if err = errors.Join(err, open.close()); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := report.Diagnosis(&b, d, mostCauses, report.DiffOptions{}); err != nil {
+		return err
+	}
+	r.Attachments = append(r.Attachments, suite.Attachment{
+		Title: "Why: the likeliest causes, and what mends them", File: "diagnosis.txt", Type: "text/plain", Data: b.Bytes(),
+	})
+	return nil
 }
 
 func (t *testRun) attachDiff(ctx context.Context, r *suite.Results) error {
