@@ -45,6 +45,7 @@ fuzz: ## fuzz what is read of stores, CNI and specs (FUZZTIME=5m each)
 	done
 	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./topology/
 	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./harness/capture/
+	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./harness/capture/filter/
 
 soak: build ## 100 runs of the checks with every processor busy (RUNS=100): none may be false
 	@BIN=$(BIN) hack/soak

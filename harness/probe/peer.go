@@ -18,7 +18,7 @@ type Peer interface {
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
 // bytes; keys of kernel parameters and their values;
-// Changes and nothing.
+// Changes, a Burst or frames, and nothing.
 const (
 	kindPing     = "ping"
 	kindEcho     = "echo"
@@ -27,6 +27,8 @@ const (
 	kindReadFile = "read-file"
 	kindSysctls  = "sysctls"
 	kindChange   = "change"
+	kindBurst    = "burst"
+	kindInject   = "inject"
 )
 
 // Attach makes a session that a peer answers. What needs the namespace itself

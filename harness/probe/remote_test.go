@@ -1,6 +1,7 @@
 package probe_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -77,6 +78,7 @@ func TestTransports(t *testing.T) {
 			pod, peer, node := open("master-pod-1"), open("node-1-pod-1"), open("master")
 			testMeasurements(t, pod, peer)
 			testKernel(t, pod, node)
+			testSending(t, pod)
 			testCancel(t, pod)
 		})
 	}
@@ -174,6 +176,20 @@ func testKernel(t *testing.T, pod, node *probe.Session) {
 		t.Errorf("the routes of the pod are %v, %v", st.Routes, err)
 	}
 	if err := pod.Change(t.Context(), probe.Change{Delete: true, Route: &added}); err != nil {
+		t.Error(err)
+	}
+}
+
+// testSending: what is sent without an answer comes to the kernel.
+func testSending(t *testing.T, pod *probe.Session) {
+	if err := pod.Burst(t.Context(), probe.Burst{To: netip.AddrPortFrom(localCNI, 9), Flows: 2, Datagrams: 1}); err != nil {
+		t.Error(err)
+	}
+	frame := append(bytes.Repeat([]byte{0xff}, 12), append([]byte{0x88, 0xb5}, make([]byte, 46)...)...)
+	if err := pod.Inject(t.Context(), "eth0", frame); err != nil {
+		t.Error(err)
+	}
+	if err := pod.Inject(t.Context(), "eth9", frame); err == nil || !strings.Contains(err.Error(), "eth9") {
 		t.Error(err)
 	}
 }

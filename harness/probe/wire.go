@@ -51,6 +51,12 @@ func handlers() map[string]func(context.Context, *Session, json.RawMessage) (any
 		kindChange: handler(func(ctx context.Context, s *Session, changes []Change) (struct{}, error) {
 			return struct{}{}, s.Change(ctx, changes...)
 		}),
+		kindBurst: handler(func(ctx context.Context, s *Session, b Burst) (struct{}, error) {
+			return struct{}{}, s.Burst(ctx, b)
+		}),
+		kindInject: handler(func(ctx context.Context, s *Session, i injection) (struct{}, error) {
+			return struct{}{}, s.Inject(ctx, i.Interface, i.Frames...)
+		}),
 	}
 }
 
