@@ -63,7 +63,8 @@ func (s *Suite) Run(ctx context.Context, lab topology.Lab, o Options) (*Results,
 	}
 	r := newRun(ctx, lab, o)
 	defer r.close()
-	if err := r.enter(ctx); err != nil {
+	// A run that is interrupted before it begins has results, all skipped.
+	if err := r.enter(ctx); err != nil && ctx.Err() == nil {
 		return nil, err
 	}
 	started := time.Now()
