@@ -12,7 +12,7 @@ PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
 # has.
 export CGO_ENABLED = 0
 
-.PHONY: lab-up lab-down test test-kernel test-long mutation fuzz kube-apiserver test-kube bench lint build install clean help
+.PHONY: lab-up lab-down test test-kernel test-long soak mutation fuzz kube-apiserver test-kube bench lint build install clean help
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,10 @@ fuzz: ## fuzz what is read of stores, CNI and specs (FUZZTIME=5m each)
 	done
 	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./topology/
 	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./harness/capture/
+	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./harness/capture/filter/
+
+soak: build ## 100 runs of the checks with every processor busy (RUNS=100): none may be false
+	@BIN=$(BIN) hack/soak
 
 kube-apiserver: ## build a kube-apiserver to test against, once (some minutes)
 	@hack/kube-apiserver

@@ -134,9 +134,9 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(), c.walk(), c.diff(),
-		c.fault(), c.diagnose(),
+		c.fault(), c.diagnose(), c.verify(), c.capture(),
 		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(),
-		c.supervise(), c.probeFeatures(),
+		c.supervise(), c.probeFeatures(), c.probe(),
 	)
 	return root
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -31,6 +30,14 @@ type testFlags struct {
 	scale    float64
 	outage   time.Duration
 	frames   int
+	// repeat is how many runs to make; with untilFail, at most, 0 without end.
+	repeat    int
+	untilFail bool
+	timeout   time.Duration
+	// reports are FORMAT=FILE, explain says to add what helps to understand.
+	reports []string
+	explain bool
+	agent   string
 	// exemptions is a file; exempt is what was read of it, for the same command
 	// inside the lab.
 	exemptions string
@@ -50,10 +57,13 @@ and with --level=C,E the extended ones too, which take agents, links and the
 store away for seconds.
 
 It exits with 0 if all passed, 1 if a check failed, 2 if the lab or the usage is
-broken, and 3 if nothing ran or all was inconclusive.`,
+broken, and 3 if nothing passed, anything was inconclusive or the run was cut
+short. With --repeat it is the worst of the runs, and reports are of that one.`,
 		Example: `  overlab test
   overlab test TTL MTU --evidence /tmp/report
   overlab test RS --outage 30s
+  overlab test --report html=report.html --report junit=report.xml
+  overlab test --repeat 100 --until-fail
   overlab test --profile security --level C,H
   overlab test --level C,E --exemptions upstream.yaml
   overlab test -o json > report.json`,
@@ -69,13 +79,23 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
 	flags.DurationVar(&f.outage, "outage", suite.DefaultTimeouts().Outage, "for how long checks take away what the lab must do without, as the store")
 	flags.IntVar(&f.frames, "frames", 0, "how many captured packets to show (-1: all)")
+	flags.StringArrayVar(&f.reports, "report", nil, "write a report, FORMAT=FILE, as html=report.html; may be given again")
+	flags.IntVar(&f.repeat, "repeat", 1, "run so many times, and report the worst run; 0 with --until-fail: without end")
+	flags.BoolVar(&f.untilFail, "until-fail", false, "end after the first run that is not sound")
+	flags.DurationVar(&f.timeout, "timeout", 0, "end after this time, and report what there is (default none)")
+	flags.StringVar(&f.agent, "agent", "", "what the report calls the agent, as flanneld@v0.27.0")
+	flags.BoolVar(&f.explain, "explain", false, "add to the report of a run that fails a diagnosis, a comparison with the plan and a walk; --report and --evidence do")
+	_ = cmd.RegisterFlagCompletionFunc("report", completeReports)
 	flags.StringVar(&f.exemptions, "exemptions", "", "a YAML file of checks that the agent is known to fail, each with a reason: reported as exempt")
 	flags.StringArrayVar(&f.exempt, "exempt", nil, "")
 	_ = flags.MarkHidden("exempt") // it exists: it was made on the line above
-	f.output = outputFlag(cmd, "text", "json")
+	f.output = outputFlag(cmd, report.Formats()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := suite.New(checks.All())
 		if err != nil {
+			return err
+		}
+		if err := f.check(cmd.Flags().Changed("repeat")); err != nil {
 			return err
 		}
 		selection := f.selection(args)
@@ -137,7 +157,9 @@ func (f *testFlags) selection(only []string) suite.Selection {
 // be entered, and fetches the evidence that it leaves in the state folder.
 func (c command) testInside(ctx context.Context, lab topology.Joiner, status topology.Lab, f testFlags, checks []string) error {
 	argv := []string{netns.Self, "test", "-o", f.output.value,
-		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage)}
+		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage),
+		fmt.Sprintf("--repeat=%d", f.repeat), fmt.Sprintf("--until-fail=%t", f.untilFail), fmt.Sprintf("--timeout=%v", f.timeout),
+		fmt.Sprintf("--explain=%t", f.explained()), "--agent=" + f.agent}
 	for name, values := range map[string][]string{"skip": f.skip, "level": f.levels, "profile": f.profiles} {
 		for _, v := range values {
 			argv = append(argv, "--"+name+"="+v)
@@ -154,15 +176,11 @@ func (c command) testInside(ctx context.Context, lab topology.Joiner, status top
 	if err != nil {
 		return err
 	}
-	if f.evidence != "" && code != exitBroken {
-		s, err := status.Status(ctx)
-		if err != nil {
+	if code != exitBroken {
+		// An interrupted run has results too.
+		if err := c.fetchReports(context.WithoutCancel(ctx), status, f); err != nil {
 			return err
 		}
-		if err := copyEvidence(f.evidence, filepath.Join(s.Dir, netns.ReportFolder)); err != nil {
-			return err
-		}
-		fmt.Fprintf(c.err, "evidence in %s\n", f.evidence)
 	}
 	if code != 0 {
 		return &exitError{code: code}
@@ -196,58 +214,6 @@ func copyEvidence(dir, from string) error {
 		}
 		return nil
 	})
-}
-
-// runTests runs the checks, with the lab's namespaces within reach.
-func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab, f testFlags, selection suite.Selection) error {
-	if f.scale <= 0 {
-		return fmt.Errorf("--timeout-scale=%g: it must be above 0", f.scale)
-	}
-	if f.outage <= 0 {
-		return fmt.Errorf("--outage=%v: it must be above 0", f.outage)
-	}
-	o := suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale)}
-	o.Timeouts.Outage = f.outage
-	for _, e := range f.exempt {
-		check, reason, _ := strings.Cut(e, "=")
-		o.Exemptions = append(o.Exemptions, suite.Exemption{Check: check, Reason: reason})
-	}
-	list, err := s.Select(selection)
-	if err != nil {
-		return err
-	}
-	progress := newProgress(c.streams.err, len(list))
-	o.OnStart, o.OnResult = progress.started, progress.ended
-	results, err := s.Run(ctx, lab, o)
-	progress.clear()
-	if err != nil {
-		return err
-	}
-	if err := c.keepEvidence(results); err != nil {
-		return err
-	}
-	if f.output.value == "json" {
-		err = report.JSON(c.out, results)
-	} else {
-		err = report.Text(c.out, results, report.TextOptions{Color: colours(c.out), Frames: f.frames})
-	}
-	if err != nil {
-		return err
-	}
-	if code := results.ExitCode(); code != exitPassed {
-		return &exitError{code: code}
-	}
-	return nil
-}
-
-// keepEvidence replaces the last report in the lab's state folder.
-func (command) keepEvidence(r *suite.Results) error {
-	dir := netns.InsideReports()
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove the last report: %w", err)
-	}
-	_, err := report.Evidence(dir, r)
-	return err
 }
 
 // colours reports whether w wants colours.

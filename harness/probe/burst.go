@@ -26,6 +26,11 @@ type Burst struct {
 // Burst sends the datagrams, a round of all flows after the other. No answer is
 // waited for.
 func (s *Session) Burst(ctx context.Context, b Burst) error {
+	_, err := ask(ctx, s, kindBurst, b, func() (struct{}, error) { return struct{}{}, s.burst(ctx, b) })
+	return err
+}
+
+func (s *Session) burst(ctx context.Context, b Burst) error {
 	conns := make([]*net.UDPConn, 0, b.Flows)
 	err := s.local.Do(func() error {
 		for range b.Flows {

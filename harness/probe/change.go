@@ -55,6 +55,11 @@ func (c Change) String() string {
 // Change makes changes, in their order; the first that the kernel refuses ends
 // it.
 func (s *Session) Change(ctx context.Context, changes ...Change) error {
+	_, err := ask(ctx, s, kindChange, changes, func() (struct{}, error) { return struct{}{}, s.change(ctx, changes) })
+	return err
+}
+
+func (s *Session) change(ctx context.Context, changes []Change) error {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	for _, c := range changes {

@@ -34,6 +34,10 @@ func (d *dumper) close() { d.h.Close() }
 
 // State dumps links, addresses, the main routing table, neighbours and FDB.
 func (s *Session) State(ctx context.Context) (*State, error) {
+	return ask(ctx, s, kindState, struct{}{}, func() (*State, error) { return s.dump(ctx) })
+}
+
+func (s *Session) dump(ctx context.Context) (*State, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

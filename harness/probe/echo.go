@@ -123,6 +123,10 @@ func (e *echoes) close() error {
 // EchoPort returns the port on which the session answers echoes of a
 // transport, on every address of its namespace.
 func (s *Session) EchoPort(t Transport) (uint16, error) {
+	return ask(context.Background(), s, kindEchoPort, t, func() (uint16, error) { return s.echoPort(t) })
+}
+
+func (s *Session) echoPort(t Transport) (uint16, error) {
 	switch t {
 	case UDP:
 		return s.echo.server.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
@@ -177,6 +181,10 @@ func (s *Session) Echo(ctx context.Context, r Echo) (EchoReply, error) {
 	if r.Tries == 0 {
 		r.Tries = defaultTries
 	}
+	return ask(ctx, s, kindEcho, r, func() (EchoReply, error) { return s.askEcho(ctx, r) })
+}
+
+func (s *Session) askEcho(ctx context.Context, r Echo) (EchoReply, error) {
 	var reply EchoReply
 	var err error
 	switch r.Transport {

@@ -8,10 +8,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// injection is what Inject asks for.
+type injection struct {
+	Interface string   `json:"interface"`
+	Frames    [][]byte `json:"frames"`
+}
+
 // Inject sends whole Ethernet frames, as they are, out of an interface of the
 // namespace. The error is the kernel's, such as EMSGSIZE for a frame that is
 // longer than the interface takes.
 func (s *Session) Inject(ctx context.Context, iface string, frames ...[]byte) error {
+	_, err := ask(ctx, s, kindInject, injection{iface, frames}, func() (struct{}, error) {
+		return struct{}{}, s.inject(ctx, iface, frames)
+	})
+	return err
+}
+
+func (s *Session) inject(ctx context.Context, iface string, frames [][]byte) error {
 	err := s.local.Do(func() error {
 		link, err := net.InterfaceByName(iface)
 		if err != nil {

@@ -17,6 +17,9 @@ func (s *Session) NamespaceIDs(ctx context.Context, others []*Session) (map[int]
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		if s.state == nil || o.space == nil {
+			return nil, fmt.Errorf("ask %s for its id of the namespace of %s: %w", s.name, o.name, ErrNotLocal)
+		}
 		id, err := s.state.namespaceID(o.space)
 		if err != nil {
 			return nil, fmt.Errorf("ask %s for its id of the namespace of %s: %w", s.name, o.name, err)

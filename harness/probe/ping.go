@@ -204,6 +204,10 @@ func (s *Session) Ping(ctx context.Context, p Ping) (Pong, error) {
 	if err := p.defaults(); err != nil {
 		return Pong{}, fmt.Errorf("ping from %s: %w", s.name, err)
 	}
+	return ask(ctx, s, kindPing, p, func() (Pong, error) { return s.ping(ctx, p) })
+}
+
+func (s *Session) ping(ctx context.Context, p Ping) (Pong, error) {
 	pinger := s.pings
 	if p.Dst.Is6() {
 		if pinger = s.pings6; pinger == nil {

@@ -34,6 +34,9 @@ type Session struct {
 	flows  *flows
 	// space is the network namespace itself, for whom others ask about it.
 	space *os.File
+	// peer, where there is one, answers in the place of all of these.
+	peer  Peer
+	heard func(ctx context.Context, kind string, request, answer any, err error)
 }
 
 // Open opens a session. The error wraps ErrNotLocal where the namespace
@@ -105,6 +108,9 @@ func (s *Session) Close() error {
 	if s.flows != nil {
 		errs = append(errs, s.flows.close())
 	}
+	if s.peer != nil {
+		errs = append(errs, s.peer.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -114,6 +120,10 @@ const maxFile = 1 << 20
 // ReadFile reads a file as the namespace sees it, its own mounts included; at
 // most 1 MiB of it.
 func (s *Session) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	return ask(ctx, s, kindReadFile, path, func() ([]byte, error) { return s.readFile(ctx, path) })
+}
+
+func (s *Session) readFile(ctx context.Context, path string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,10 @@ import (
 // and may have wildcards as those of filepath.Match. What is not there is not
 // in the answer.
 func (s *Session) Sysctls(ctx context.Context, keys ...string) (map[string]string, error) {
+	return ask(ctx, s, kindSysctls, keys, func() (map[string]string, error) { return s.sysctls(ctx, keys) })
+}
+
+func (s *Session) sysctls(ctx context.Context, keys []string) (map[string]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

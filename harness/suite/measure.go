@@ -148,11 +148,17 @@ func (p Point) String() string { return p.Node + ":" + p.Interface }
 type Capture struct {
 	frames map[string][]capture.Frame
 	doubts []string
+	// recorded, in a replay, is the identifier that the frames carry in the
+	// place of one.
+	recorded func(uuid.UUID) uuid.UUID
 }
 
 // Find returns the frames seen at a point, in a direction, that carry an
 // identifier.
 func (c *Capture) Find(at Point, d capture.Direction, id uuid.UUID) []capture.Frame {
+	if c.recorded != nil {
+		id = c.recorded(id)
+	}
 	return slices.DeleteFunc(c.All(at, d), func(f capture.Frame) bool { return !f.Contains(id) })
 }
 
@@ -191,6 +197,12 @@ func (c *Capture) Trust() error {
 // Capture captures at every point while during runs. Each tap is bound before
 // during begins, and ended by a sentinel after it.
 func (e *Env) Capture(ctx context.Context, points []Point, during func(context.Context) error) (*Capture, error) {
+	if e.run.replay != nil {
+		if err := during(ctx); err != nil {
+			return nil, err
+		}
+		return e.run.replay.capture(ctx, points)
+	}
 	taps := make([]*capture.Tap, len(points))
 	defer func() {
 		for _, t := range taps {
@@ -234,6 +246,7 @@ func (e *Env) Capture(ctx context.Context, points []Point, during func(context.C
 		}
 		return nil
 	})
+	e.run.record.captured(ctx, points, c)
 	return c, nil
 }
 

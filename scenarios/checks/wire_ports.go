@@ -70,7 +70,7 @@ func (m manyFlows) ports() []uint16 {
 // one of the next, and looks at what leaves the nodes. The checks on ports
 // share it.
 func sendFlows(ctx context.Context, env *suite.Env) ([]manyFlows, error) {
-	return suite.Shared(env, "64 flows on the underlay", func(context.Context) ([]manyFlows, error) {
+	return suite.Shared(env, "64 flows on the underlay", func(ctx context.Context) ([]manyFlows, error) {
 		plan := env.Plan()
 		nodes := nodesWithPods(plan)
 		var points []suite.Point

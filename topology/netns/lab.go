@@ -2,9 +2,11 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"sync"
 
 	"github.com/overlab/overlab/internal/netns"
 	"github.com/overlab/overlab/topology"
@@ -144,20 +146,42 @@ func (n *remoteNamespace) Run(ctx context.Context, p topology.Process) (int, err
 }
 
 // insideLab is the lab that the process runs inside of.
-type insideLab struct{ outsideLab }
+type insideLab struct {
+	outsideLab
+	mu sync.Mutex
+	// open are the namespaces that were asked for, each of three descriptors.
+	open map[string]*localNamespace
+}
 
 func openInside() (*insideLab, error) {
 	p, err := readPlan(stateLink + "/" + planFile)
 	if err != nil {
 		return nil, err
 	}
-	return &insideLab{outsideLab{plan: p, dir: stateLink}}, nil
+	return &insideLab{outsideLab: outsideLab{plan: p, dir: stateLink}, open: map[string]*localNamespace{}}, nil
+}
+
+// Close implements topology.Lab; namespaces that the lab gave end with it.
+func (l *insideLab) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, ns := range l.open {
+		errs = append(errs, ns.set.Close())
+	}
+	clear(l.open)
+	return errors.Join(append(errs, l.outsideLab.Close())...)
 }
 
 // Namespace implements topology.Lab; the result is topology.Local.
 func (l *insideLab) Namespace(name string) (topology.Namespace, error) {
 	if err := known(l.plan, name); err != nil {
 		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ns := l.open[name]; ns != nil {
+		return ns, nil
 	}
 	mount := nsPath(name, "mnt")
 	if _, err := os.Lstat(mount); err != nil {
@@ -167,7 +191,8 @@ func (l *insideLab) Namespace(name string) (topology.Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &localNamespace{remoteNamespace{dir: l.dir, name: name}, set}, nil
+	l.open[name] = &localNamespace{remoteNamespace{dir: l.dir, name: name}, set}
+	return l.open[name], nil
 }
 
 // localNamespace is a namespace that the process may enter.
@@ -185,6 +210,3 @@ func (n *localNamespace) Do(fn func() error) error { return n.set.Do(fn) }
 func (n *localNamespace) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return n.set.Dial(ctx, network, address)
 }
-
-// Close lets go of the namespace.
-func (n *localNamespace) Close() error { return n.set.Close() }
