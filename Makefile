@@ -12,7 +12,7 @@ PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
 # has.
 export CGO_ENABLED = 0
 
-.PHONY: lab-up lab-down test test-kernel test-long fuzz kube-apiserver test-kube bench lint build install clean help
+.PHONY: lab-up lab-down test test-kernel test-long soak mutation fuzz kube-apiserver test-kube bench lint build install clean help
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,12 +35,20 @@ test: build ## run the tests, and say which were skipped and why
 test-long: build ## the tests that take minutes: a store that is away for 30 s
 	@OVERLAB_LONG=1 OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 20m -v -run 'TestResilience' ./cmd/overlab/
 
+mutation: build ## break a lab in every known way, and see that each is caught
+	@OVERLAB_FAULTS_DOC=1 $(GO) test -count=1 -run TestPage ./scenarios/faults/
+	@OVERLAB_MUTATION=$(abspath docs/mutation.md) OVERLAB_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 30m -v -run TestMutation ./cmd/overlab/
+
 fuzz: ## fuzz what is read of stores, CNI and specs (FUZZTIME=5m each)
 	@set -e; for target in lease:Key lease:Attrs lease:Config lease/kube:Annotations cni:Config cni:Record; do \
 		$(GO) test -run '^$$' -fuzz "$${target#*:}\$$" -fuzztime $(FUZZTIME) ./agent/$${target%:*}/; \
 	done
 	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./topology/
 	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./harness/capture/
+	@$(GO) test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) ./harness/capture/filter/
+
+soak: build ## 100 runs of the checks with every processor busy (RUNS=100): none may be false
+	@BIN=$(BIN) hack/soak
 
 kube-apiserver: ## build a kube-apiserver to test against, once (some minutes)
 	@hack/kube-apiserver

@@ -173,6 +173,12 @@ func (c *cluster) node(n int, args ...string) *node {
 	if err != nil {
 		c.Fatal(err)
 	}
+	nd.eventually("eth0 has a carrier", func() error {
+		if !strings.Contains(nd.sh("ip -o link show dev eth0"), " state UP ") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	nd.http = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return nd.set.Dial(ctx, network, address)

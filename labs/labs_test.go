@@ -1,14 +1,16 @@
 package labs
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
 
 func TestEveryLabExpands(t *testing.T) {
 	all := All()
-	if len(all) != 15 {
-		t.Fatalf("%d labs ship, want default, five articles, seven for backends, one of dual stack and one without an agent", len(all))
+	if len(all) != 16 {
+		t.Fatalf("%d labs ship, want default, five articles, eight for backends, one of dual stack and one with a node without an agent", len(all))
 	}
 	for _, l := range all {
 		t.Run(l.Name, func(t *testing.T) {
@@ -27,6 +29,20 @@ func TestEveryLabExpands(t *testing.T) {
 				t.Errorf("README.md does not begin with a heading: %.40q", l.Readme)
 			}
 		})
+	}
+}
+
+// TestReadmeNamesEveryLab: the project's README has a line for each.
+func TestReadmeNamesEveryLab(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range All() {
+		line := fmt.Sprintf("| [`%s`](labs/%s/README.md) | %s |\n", l.Name, l.Name, l.Title)
+		if !strings.Contains(string(readme), line) {
+			t.Errorf("README.md lacks %s", line)
+		}
 	}
 }
 

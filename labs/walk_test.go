@@ -373,6 +373,9 @@ func TestByHandIsOneOverlay(t *testing.T) {
 	if out, err := judge(); err != nil {
 		t.Errorf("overlab test: %v\n%s", err, out)
 	}
+	if out, err := lab.command(t.Context(), "diff", "--name", lab.name).CombinedOutput(); err != nil {
+		t.Errorf("overlab diff: %v\n%s", err, out)
+	}
 }
 
 // Every article's command is in its exercise, known without a lab.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,21 +16,29 @@ func lockNode(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	const pause = 500 * time.Microsecond // a fraction of one ADD
-	for {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = unix.Close(fd) }, nil // closing unlocks
+	release := func() { _ = unix.Close(fd) } // closing unlocks
+	locked := make(chan error, 1)
+	// The kernel wakes one waiter at a time. A hundred that look again and again
+	// leave no processor to the one that has the lock.
+	go func() {
+		err := unix.Flock(fd, unix.LOCK_EX)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(fd, unix.LOCK_EX)
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = unix.Close(fd)
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = unix.Close(fd)
-			return nil, fmt.Errorf("wait for the lock on %s: %w", dir, context.Cause(ctx))
-		case <-time.After(pause):
-		}
+		locked <- err
+	}()
+	select {
+	case err = <-locked:
+	case <-ctx.Done():
+		go func() {
+			<-locked // it is given back as soon as it comes
+			release()
+		}()
+		return nil, fmt.Errorf("wait for the lock on %s: %w", dir, context.Cause(ctx))
 	}
+	if err != nil {
+		release()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return release, nil
 }

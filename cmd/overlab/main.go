@@ -113,6 +113,7 @@ second, shows what is in them, and judges whether they do what they must.
 Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 		Example: `  overlab up                     a master and two workers on a VXLAN overlay
   overlab test                   judge it
+  overlab walk pod-3 pod-5       follow one packet, hop by hop
   overlab shell node-1           look around on a node
   overlab down`,
 		SilenceUsage:  true,
@@ -129,9 +130,10 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 	})
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
-		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(),
+		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(), c.walk(), c.diff(),
+		c.fault(), c.diagnose(), c.verify(), c.capture(),
 		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(),
-		c.image(), c.supervise(), c.probeFeatures(),
+		c.image(), c.supervise(), c.probeFeatures(), c.probe(),
 	)
 	return root
 }

@@ -24,10 +24,14 @@ func outage() time.Duration {
 //	master --- node-1 --- node-2     a flow from each to the next
 //	  etcd, on 172.16.1.0/24
 func TestResilience(t *testing.T) {
+	const untold = "RS-02 RS-03 RS-04 RS-08" // the tables do not tell whom a node serves
 	for backend, missing := range map[string]string{
 		"{Type: vxlan}":                      "",
 		"{Type: vxlan, DirectRouting: true}": "",
 		"{Type: host-gw}":                    "RS-06", // it has no device
+		"{Type: ipip}":                       "",
+		"{Type: udp}":                        untold,
+		"{Type: wireguard}":                  untold,
 	} {
 		t.Run(backend, func(t *testing.T) {
 			needLabs(t)
@@ -37,19 +41,19 @@ func TestResilience(t *testing.T) {
 			if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			o.must(t, "up", file)
+			upOrSkip(t, o, file)
 			var v verdicts
 			o.json(t, &v, "test", "RS", "-o", "json", fmt.Sprintf("--outage=%v", outage()))
 			for _, r := range v.Results {
 				want := "pass"
-				if r.ID == missing {
+				if strings.Contains(missing, r.ID) {
 					want = "not-applicable"
 				}
 				if r.Verdict != want {
 					t.Errorf("%s is %s, want %s: %s", r.ID, r.Verdict, want, r.Evidence)
 				}
 				t.Logf("%s %s", r.ID, r.Evidence)
-				if (r.ID == "RS-01" || r.ID == "RS-04" || r.ID == "RS-09") && !strings.Contains(r.Evidence, " 0 of ") {
+				if want == "pass" && (r.ID == "RS-01" || r.ID == "RS-04" || r.ID == "RS-09") && !strings.Contains(r.Evidence, " 0 of ") {
 					t.Errorf("%s does not say that nothing was lost: %s", r.ID, r.Evidence)
 				}
 			}

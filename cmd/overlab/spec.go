@@ -91,6 +91,7 @@ func (c command) inspect() *cobra.Command {
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: c.completeLabs,
 	}
+	quiet := cmd.Flags().BoolP("quiet", "q", false, "do not tell that faults are in")
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		lab, err := c.open(cmd.Context(), first(args))
@@ -109,7 +110,10 @@ func (c command) inspect() *cobra.Command {
 				Plan       *topology.Plan  `json:"plan"`
 			}{topology.APIVersion, status, lab.Plan()})
 		}
-		return writeInspect(c.out, lab.Plan(), status)
+		if err := writeInspect(c.out, lab.Plan(), status); err != nil || *quiet {
+			return err
+		}
+		return c.tellFaults(cmd.Context(), lab)
 	}
 	return cmd
 }

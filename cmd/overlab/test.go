@@ -30,7 +30,19 @@ type testFlags struct {
 	scale    float64
 	outage   time.Duration
 	frames   int
-	output   *format
+	// repeat is how many runs to make; with untilFail, at most, 0 without end.
+	repeat    int
+	untilFail bool
+	timeout   time.Duration
+	// reports are FORMAT=FILE, explain says to add what helps to understand.
+	reports []string
+	explain bool
+	agent   string
+	// exemptions is a file; exempt is what was read of it, for the same command
+	// inside the lab.
+	exemptions string
+	exempt     []string
+	output     *format
 }
 
 func (c command) test() *cobra.Command {
@@ -45,27 +57,45 @@ and with --level=C,E the extended ones too, which take agents, links and the
 store away for seconds.
 
 It exits with 0 if all passed, 1 if a check failed, 2 if the lab or the usage is
-broken, and 3 if nothing ran or all was inconclusive.`,
+broken, and 3 if nothing passed, anything was inconclusive or the run was cut
+short. With --repeat it is the worst of the runs, and reports are of that one.`,
 		Example: `  overlab test
   overlab test TTL MTU --evidence /tmp/report
   overlab test RS --outage 30s
+  overlab test --report html=report.html --report junit=report.xml
+  overlab test --repeat 100 --until-fail
+  overlab test --profile security --level C,H
+  overlab test --level C,E --exemptions upstream.yaml
   overlab test -o json > report.json`,
 		ValidArgsFunction: completeChecks,
 	}
 	c.nameFlag(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
-	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C, or every level of the checks named)")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C; of the checks named C and E, and any whose whole identifier is given)")
 	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
 	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
 	flags.DurationVar(&f.outage, "outage", suite.DefaultTimeouts().Outage, "for how long checks take away what the lab must do without, as the store")
 	flags.IntVar(&f.frames, "frames", 0, "how many captured packets to show (-1: all)")
-	f.output = outputFlag(cmd, "text", "json")
+	flags.StringArrayVar(&f.reports, "report", nil, "write a report, FORMAT=FILE, as html=report.html; may be given again")
+	flags.IntVar(&f.repeat, "repeat", 1, "run so many times, and report the worst run; 0 with --until-fail: without end")
+	flags.BoolVar(&f.untilFail, "until-fail", false, "end after the first run that is not sound")
+	flags.DurationVar(&f.timeout, "timeout", 0, "end after this time, and report what there is (default none)")
+	flags.StringVar(&f.agent, "agent", "", "what the report calls the agent, as flanneld@v0.27.0")
+	flags.BoolVar(&f.explain, "explain", false, "add to the report of a run that fails a diagnosis, a comparison with the plan and a walk; --report and --evidence do")
+	_ = cmd.RegisterFlagCompletionFunc("report", completeReports)
+	flags.StringVar(&f.exemptions, "exemptions", "", "a YAML file of checks that the agent is known to fail, each with a reason: reported as exempt")
+	flags.StringArrayVar(&f.exempt, "exempt", nil, "")
+	_ = flags.MarkHidden("exempt") // it exists: it was made on the line above
+	f.output = outputFlag(cmd, report.Formats()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := suite.New(checks.All())
 		if err != nil {
+			return err
+		}
+		if err := f.check(cmd.Flags().Changed("repeat")); err != nil {
 			return err
 		}
 		selection := f.selection(args)
@@ -74,6 +104,9 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 		}
 		// Refuse a wrong selection before the lab is looked for.
 		if _, err := s.Select(selection); err != nil {
+			return err
+		}
+		if err := f.readExemptions(); err != nil {
 			return err
 		}
 		lab, err := c.open(cmd.Context(), f.name)
@@ -89,7 +122,7 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 		if netns.Inside() || err != nil && !errors.As(err, &verdict) {
 			return err // inside, who called this command copies the evidence
 		}
-		if fetchErr := c.fetchEvidence(cmd.Context(), lab, f); fetchErr != nil {
+		if fetchErr := c.fetchReports(context.WithoutCancel(cmd.Context()), lab, f); fetchErr != nil {
 			return fetchErr
 		}
 		return err
@@ -97,13 +130,33 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 	return cmd
 }
 
+// readExemptions reads the file of exemptions, if there is one.
+func (f *testFlags) readExemptions() error {
+	if f.exemptions == "" {
+		return nil
+	}
+	text, err := os.ReadFile(f.exemptions)
+	if err != nil {
+		return fmt.Errorf("read the exemptions: %w", err)
+	}
+	list, err := suite.ParseExemptions(f.exemptions, text, checks.All())
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		f.exempt = append(f.exempt, e.Check+"="+e.Reason)
+	}
+	return nil
+}
+
 func (f *testFlags) selection(only []string) suite.Selection {
 	s := suite.Selection{Only: only, Skip: f.skip, Profiles: f.profiles}
 	for _, l := range f.levels {
 		s.Levels = append(s.Levels, suite.Level(l))
 	}
-	if len(only) == 0 && len(f.levels) == 0 {
-		s.Levels = []suite.Level{suite.Core}
+	s.Usual = []suite.Level{suite.Core}
+	if len(only) > 0 {
+		s.Usual = append(s.Usual, suite.Extended)
 	}
 	return s
 }
@@ -112,11 +165,16 @@ func (f *testFlags) selection(only []string) suite.Selection {
 // be entered, and fetches the evidence that it leaves in the state folder.
 func (c command) testInside(ctx context.Context, lab topology.Joiner, status topology.Lab, f testFlags, checks []string) error {
 	argv := []string{netns.Self, "test", "-o", f.output.value,
-		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage)}
+		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage),
+		fmt.Sprintf("--repeat=%d", f.repeat), fmt.Sprintf("--until-fail=%t", f.untilFail), fmt.Sprintf("--timeout=%v", f.timeout),
+		fmt.Sprintf("--explain=%t", f.explained()), "--agent=" + f.agent}
 	for name, values := range map[string][]string{"skip": f.skip, "level": f.levels, "profile": f.profiles} {
 		for _, v := range values {
 			argv = append(argv, "--"+name+"="+v)
 		}
+	}
+	for _, e := range f.exempt {
+		argv = append(argv, "--exempt="+e)
 	}
 	argv = append(append(argv, "--"), checks...)
 	code, err := c.attached(ctx, topology.Process{Argv: argv, Env: os.Environ(), Dir: "/"}, func(p topology.Process) (int, error) {
@@ -127,29 +185,14 @@ func (c command) testInside(ctx context.Context, lab topology.Joiner, status top
 		return err
 	}
 	if code != exitBroken {
-		if err := c.fetchEvidence(ctx, status, f); err != nil {
+		// An interrupted run has results too.
+		if err := c.fetchReports(context.WithoutCancel(ctx), status, f); err != nil {
 			return err
 		}
 	}
 	if code != 0 {
 		return &exitError{code: code}
 	}
-	return nil
-}
-
-// fetchEvidence copies the last report to where --evidence says.
-func (c command) fetchEvidence(ctx context.Context, lab topology.Lab, f testFlags) error {
-	if f.evidence == "" {
-		return nil
-	}
-	s, err := lab.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if err := copyEvidence(f.evidence, filepath.Join(s.Dir, netns.ReportFolder)); err != nil {
-		return err
-	}
-	fmt.Fprintf(c.err, "evidence in %s\n", f.evidence)
 	return nil
 }
 
@@ -179,61 +222,6 @@ func copyEvidence(dir, from string) error {
 		}
 		return nil
 	})
-}
-
-// runTests runs the checks, with the lab's namespaces within reach.
-func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab, f testFlags, selection suite.Selection) error {
-	if f.scale <= 0 {
-		return fmt.Errorf("--timeout-scale=%g: it must be above 0", f.scale)
-	}
-	if f.outage <= 0 {
-		return fmt.Errorf("--outage=%v: it must be above 0", f.outage)
-	}
-	o := suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale)}
-	o.Timeouts.Outage = f.outage
-	list, err := s.Select(selection)
-	if err != nil {
-		return err
-	}
-	progress := newProgress(c.streams.err, len(list))
-	o.OnStart, o.OnResult = progress.started, progress.ended
-	results, err := s.Run(ctx, lab, o)
-	progress.clear()
-	if err != nil {
-		return err
-	}
-	if err := c.keepEvidence(ctx, lab, results); err != nil {
-		return err
-	}
-	if f.output.value == "json" {
-		err = report.JSON(c.out, results)
-	} else {
-		err = report.Text(c.out, results, report.TextOptions{Color: colours(c.out), Frames: f.frames})
-	}
-	if err != nil {
-		return err
-	}
-	if code := results.ExitCode(); code != exitPassed {
-		return &exitError{code: code}
-	}
-	return nil
-}
-
-// keepEvidence replaces the last report in the lab's state folder.
-func (command) keepEvidence(ctx context.Context, lab topology.Lab, r *suite.Results) error {
-	dir := netns.InsideReports()
-	if !netns.Inside() {
-		s, err := lab.Status(ctx)
-		if err != nil {
-			return err
-		}
-		dir = filepath.Join(s.Dir, netns.ReportFolder)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove the last report: %w", err)
-	}
-	_, err := report.Evidence(dir, r)
-	return err
 }
 
 // colours reports whether w wants colours.

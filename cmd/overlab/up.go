@@ -81,7 +81,7 @@ func (c command) suggest(p *topology.Plan, exercise string) error {
 	fmt.Fprintln(t, "\nnext:")
 	fmt.Fprintln(t, "  overlab test\tjudge it, and see a captured packet")
 	fmt.Fprintf(t, "  overlab shell %s\tlook around on a node\n", p.Nodes[min(1, len(p.Nodes)-1)].Name)
-	if from, to := twoPods(p); from != nil {
+	if from, to := twoPods(p); from != nil && p.Network.Backend.Connects() {
 		fmt.Fprintf(t, "  overlab exec %s -- ping -c3 %s\tcross the overlay\n", from.Name, to.Address.Addr())
 	}
 	fmt.Fprintln(t, "  overlab down\tend it, without a trace")

@@ -139,7 +139,16 @@ type TCP struct {
 	Src, Dst uint16
 	Seq, Ack uint32
 	Flags    uint8
+	// MSS is the maximum segment size in bytes that the header announces (RFC
+	// 9293 section 3.7.1), 0 for none.
+	MSS uint16
 }
+
+// Flags of a TCP header.
+const (
+	SYN = 0x02
+	ACK = 0x10
+)
 
 // ICMP is an ICMP header, or one of ICMPv6 (LayerICMPv6); ID and Seq are those
 // of an echo, MTU that of a "fragmentation needed" (RFC 1191), or of a "packet
@@ -314,6 +323,7 @@ func (h *Headers) decodeTransport(b []byte) {
 		}
 		h.Layers |= LayerTCP
 		if size := int(b[12]>>4) * 4; size >= 20 && size <= len(b) {
+			h.TCP.MSS = maximumSegment(b[20:size])
 			h.Payload = b[size:]
 		}
 	case h.Has(LayerIPv6) && h.IP.Protocol == protoICMPv6 && len(b) >= 8:
@@ -337,4 +347,23 @@ func (h *Headers) decodeTransport(b []byte) {
 		h.Layers |= LayerICMP
 		h.Payload = b[8:]
 	}
+}
+
+// maximumSegment finds the MSS among the options of a TCP header.
+func maximumSegment(options []byte) uint16 {
+	const end, padding, mss = 0, 1, 2
+	for len(options) > 0 && options[0] != end {
+		if options[0] == padding {
+			options = options[1:]
+			continue
+		}
+		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+			return 0
+		}
+		if options[0] == mss && options[1] == 4 {
+			return binary.BigEndian.Uint16(options[2:])
+		}
+		options = options[options[1]:]
+	}
+	return 0
 }

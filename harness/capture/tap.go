@@ -103,6 +103,17 @@ func (d Direction) String() string { return [...]string{"in", "out", "other"}[d]
 // MarshalText implements encoding.TextMarshaler.
 func (d Direction) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Direction) UnmarshalText(text []byte) error {
+	for _, known := range []Direction{In, Out, Other} {
+		if string(text) == known.String() {
+			*d = known
+			return nil
+		}
+	}
+	return fmt.Errorf("direction %q is none of in, out, other", text)
+}
+
 // A Frame is one captured frame.
 type Frame struct {
 	// Tap is the name of the tap, as "node-1:ens3".
@@ -153,8 +164,10 @@ type Tap struct {
 	size      int
 	overflow  uint64
 	sentinels map[uuid.UUID]chan struct{}
-	stats     Stats
-	err       error
+	// signals counts the sentinels that were seen, of any tap.
+	signals uint64
+	stats   Stats
+	err     error
 
 	done    chan struct{}
 	stopped bool
@@ -368,6 +381,7 @@ func (t *Tap) sentinel(frame []byte) bool {
 	id := uuid.UUID(frame[14:30])
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.signals++
 	if seen, ok := t.sentinels[id]; ok {
 		close(seen)
 		delete(t.sentinels, id)

@@ -319,7 +319,8 @@ func TestPcapng(t *testing.T) {
 	note := "|1|64,63|WF-01,uuid=" + id.String()
 	want := "master:ens3|0x00000002" + note + "\nmaster:ens3|0x00000001" + note +
 		"\nnode-1:ens3|0x00000001" + note + "\nnode-1:ens3|0x00000002" + note + "\n"
-	if string(out) != want {
+	// Whether the kernel leaves the checksum for later is the kernel's to choose.
+	if got := strings.ReplaceAll(string(out), ",the checksum is left to hardware, and not yet there", ""); got != want {
 		t.Errorf("tshark reads\n%swant\n%s", out, want)
 	}
 }

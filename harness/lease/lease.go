@@ -47,9 +47,20 @@ type value struct {
 // ErrNotLocal says that the store's node cannot be entered from here.
 var ErrNotLocal = errors.New("the store's node is not on this machine")
 
+// Malformed says that an entry of the store is no lease.
+type Malformed struct {
+	Key string
+	Err error
+}
+
+func (m *Malformed) Error() string { return fmt.Sprintf("key %s: %v", m.Key, m.Err) }
+
+// Unwrap returns why.
+func (m *Malformed) Unwrap() error { return m.Err }
+
 // List reads all leases of a lab from its etcd, dialled from inside the node
-// that holds it. The error joins one for each entry that is no lease, and the
-// other leases are returned even so.
+// that holds it. The error joins one Malformed for each entry that is no lease,
+// and the other leases are returned even so.
 func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
 	if c, ok := cluster(lab); ok {
 		return listNodes(ctx, c)
@@ -73,7 +84,7 @@ func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
 	for _, kv := range answer.Kvs {
 		l, err := parse(strings.TrimPrefix(string(kv.Key), prefix), kv.Value)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", kv.Key, err))
+			errs = append(errs, &Malformed{Key: string(kv.Key), Err: err})
 			continue
 		}
 		leases = append(leases, l)

@@ -40,6 +40,18 @@ func BeRefusedAbove(mtu int) Explainer {
 	}
 }
 
+// BeToldMTU matches a probe.Pong that was answered by ICMP 3/4, which named this
+// MTU in bytes.
+func BeToldMTU(mtu int) Explainer {
+	return of[probe.Pong]{
+		expected: fmt.Sprintf("ICMP 3/4 fragmentation needed, mtu %d", mtu),
+		ok: func(p *probe.Pong) bool {
+			return p.Error != nil && p.Error.Type == 3 && p.Error.Code == 4 && p.Error.MTU == mtu
+		},
+		seen: (*probe.Pong).String,
+	}
+}
+
 // HavePathMTU matches a probe.PathMTU of this size in bytes, named by the
 // kernel of who sends: no packet left to learn it.
 func HavePathMTU(mtu int) Explainer {

@@ -22,6 +22,9 @@ type Change struct {
 	// Link is the name of a link, which is set up, or down where Down says so.
 	Link string
 	Down bool
+	// MTU in bytes is given to the link, or to the route as that of its path;
+	// 0 leaves it.
+	MTU int
 }
 
 // String is what ip(8) or bridge(8) would be told.
@@ -31,6 +34,8 @@ func (c Change) String() string {
 		verb = "del "
 	}
 	switch {
+	case c.Route != nil && c.MTU != 0:
+		return fmt.Sprintf("ip route %s%s mtu %d", verb, c.Route, c.MTU)
 	case c.Route != nil:
 		return "ip route " + verb + c.Route.String()
 	case c.Neighbour != nil:
@@ -41,6 +46,8 @@ func (c Change) String() string {
 		return "ip link del " + c.Link
 	case c.Down:
 		return "ip link set " + c.Link + " down"
+	case c.MTU != 0:
+		return fmt.Sprintf("ip link set %s mtu %d", c.Link, c.MTU)
 	}
 	return "ip link set " + c.Link + " up"
 }
@@ -48,6 +55,11 @@ func (c Change) String() string {
 // Change makes changes, in their order; the first that the kernel refuses ends
 // it.
 func (s *Session) Change(ctx context.Context, changes ...Change) error {
+	_, err := ask(ctx, s, kindChange, changes, func() (struct{}, error) { return struct{}{}, s.change(ctx, changes) })
+	return err
+}
+
+func (s *Session) change(ctx context.Context, changes []Change) error {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	for _, c := range changes {
@@ -65,7 +77,7 @@ func (s *Session) Change(ctx context.Context, changes ...Change) error {
 func (d *dumper) change(c Change) error {
 	switch {
 	case c.Route != nil:
-		return d.changeRoute(c.Delete, *c.Route)
+		return d.changeRoute(c.Delete, *c.Route, c.MTU)
 	case c.Neighbour != nil:
 		n := &netlink.Neigh{Family: family(c.Neighbour.IP), IP: c.Neighbour.IP.AsSlice(),
 			HardwareAddr: c.Neighbour.MAC.HardwareAddr(), State: unix.NUD_PERMANENT}
@@ -91,8 +103,8 @@ func (d *dumper) changeNeigh(remove bool, dev string, n *netlink.Neigh) error {
 }
 
 // changeRoute sets or deletes a unicast route of the main table.
-func (d *dumper) changeRoute(remove bool, r Route) error {
-	out := &netlink.Route{Dst: ipNet(r.Dst), Gw: r.Via.AsSlice(), Src: r.Src.AsSlice(), Priority: r.Metric}
+func (d *dumper) changeRoute(remove bool, r Route, mtu int) error {
+	out := &netlink.Route{MTU: mtu, Dst: ipNet(r.Dst), Gw: r.Via.AsSlice(), Src: r.Src.AsSlice(), Priority: r.Metric}
 	if r.Dev != "" {
 		l, err := d.h.LinkByName(r.Dev)
 		if err != nil {
@@ -103,11 +115,12 @@ func (d *dumper) changeRoute(remove bool, r Route) error {
 	if r.Onlink {
 		out.Flags = unix.RTNH_F_ONLINK
 	}
+	if remove {
+		out.Scope = unix.RT_SCOPE_NOWHERE // as ip(8) says: whichever it has
+		return d.h.RouteDel(out)
+	}
 	if !r.Via.IsValid() {
 		out.Scope = unix.RT_SCOPE_LINK
-	}
-	if remove {
-		return d.h.RouteDel(out)
 	}
 	out.Protocol = protocol(r.Protocol)
 	return d.h.RouteReplace(out)
@@ -133,6 +146,8 @@ func (d *dumper) changeLink(c Change) error {
 		return d.h.LinkDel(l)
 	case c.Down:
 		return d.h.LinkSetDown(l)
+	case c.MTU != 0:
+		return d.h.LinkSetMTU(l, c.MTU)
 	}
 	return d.h.LinkSetUp(l)
 }

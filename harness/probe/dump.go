@@ -34,6 +34,10 @@ func (d *dumper) close() { d.h.Close() }
 
 // State dumps links, addresses, the main routing table, neighbours and FDB.
 func (s *Session) State(ctx context.Context) (*State, error) {
+	return ask(ctx, s, kindState, struct{}{}, func() (*State, error) { return s.dump(ctx) })
+}
+
+func (s *Session) dump(ctx context.Context) (*State, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -49,6 +53,7 @@ func (s *Session) State(ctx context.Context) (*State, error) {
 		{"routes", s.state.routes},
 		{"neighbours", s.state.neighbours},
 		{"FDB", s.state.fdb},
+		{"rules", s.state.rules},
 	} {
 		if err := table.dump(st); err != nil {
 			return nil, fmt.Errorf("dump %s of %s: %w", table.name, s.name, err)
@@ -131,7 +136,7 @@ func (d *dumper) routes(st *State) error {
 func route(st *State, r netlink.Route) []Route {
 	out := Route{
 		Dst: prefix(r.Dst), Src: addr(r.Src), Kind: routeKind(r.Type),
-		Protocol: r.Protocol.String(), Metric: r.Priority,
+		Protocol: r.Protocol.String(), Metric: r.Priority, MTU: r.MTU,
 	}
 	if !out.Dst.IsValid() {
 		zero := netip.IPv4Unspecified()
@@ -226,6 +231,54 @@ func fdbState(state int) string {
 		return "stale"
 	}
 	return ""
+}
+
+func (d *dumper) rules(st *State) error {
+	for _, family := range []struct {
+		number int
+		name   string
+	}{{unix.AF_INET, "inet"}, {unix.AF_INET6, "inet6"}} {
+		rules, err := whole(func() ([]netlink.Rule, error) { return d.h.RuleList(family.number) })
+		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
+			continue // this kernel has no policy routing, or no such family
+		}
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			rule := Rule{
+				Family: family.name, Priority: max(r.Priority, 0), From: prefix(r.Src), To: prefix(r.Dst),
+				IIF: r.IifName, OIF: r.OifName, Action: ruleAction(r),
+			}
+			if r.Mark != 0 {
+				rule.Mark = fmt.Sprintf("%#x", r.Mark)
+				if r.Mask != nil {
+					rule.Mark += fmt.Sprintf("/%#x", *r.Mask)
+				}
+			}
+			st.Rules = append(st.Rules, rule)
+		}
+	}
+	return nil
+}
+
+// ruleAction says what a rule does, in the words of ip(8) but for those that
+// send packets nowhere, which the library does not tell apart.
+func ruleAction(r netlink.Rule) string {
+	if r.Goto > 0 {
+		return fmt.Sprintf("goto %d", r.Goto)
+	}
+	switch r.Table {
+	case unix.RT_TABLE_UNSPEC:
+		return "discard"
+	case unix.RT_TABLE_LOCAL:
+		return "lookup local"
+	case unix.RT_TABLE_MAIN:
+		return "lookup main"
+	case unix.RT_TABLE_DEFAULT:
+		return "lookup default"
+	}
+	return fmt.Sprintf("lookup %d", r.Table)
 }
 
 func (s *State) nameOf(index int) string {

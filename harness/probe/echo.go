@@ -31,6 +31,10 @@ type Echo struct {
 	Server netip.AddrPort `json:"server"`
 	// ID marks the payload, in both directions; a fresh one if unset.
 	ID uuid.UUID `json:"id,omitzero"`
+	// From is the source address, and Mark the firewall mark (SO_MARK) of a UDP
+	// echo; unset leaves them to the kernel.
+	From netip.Addr `json:"from,omitzero"`
+	Mark uint32     `json:"mark,omitempty"`
 	// Wait is how long each try may take, 400 ms if zero; a datagram that
 	// got no answer is sent again, up to Tries times, 3 if zero.
 	Wait  time.Duration `json:"wait,omitempty"`
@@ -119,6 +123,10 @@ func (e *echoes) close() error {
 // EchoPort returns the port on which the session answers echoes of a
 // transport, on every address of its namespace.
 func (s *Session) EchoPort(t Transport) (uint16, error) {
+	return ask(context.Background(), s, kindEchoPort, t, func() (uint16, error) { return s.echoPort(t) })
+}
+
+func (s *Session) echoPort(t Transport) (uint16, error) {
 	switch t {
 	case UDP:
 		return s.echo.server.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
@@ -173,11 +181,19 @@ func (s *Session) Echo(ctx context.Context, r Echo) (EchoReply, error) {
 	if r.Tries == 0 {
 		r.Tries = defaultTries
 	}
+	return ask(ctx, s, kindEcho, r, func() (EchoReply, error) { return s.askEcho(ctx, r) })
+}
+
+func (s *Session) askEcho(ctx context.Context, r Echo) (EchoReply, error) {
 	var reply EchoReply
 	var err error
 	switch r.Transport {
 	case UDP:
-		reply, err = s.echo.askUDP(ctx, r)
+		if r.From.IsValid() || r.Mark != 0 {
+			reply, err = s.echo.askMarked(ctx, r)
+		} else {
+			reply, err = s.echo.askUDP(ctx, r)
+		}
 	case TCP:
 		reply, err = s.echo.askTCP(ctx, r)
 	default:

@@ -142,6 +142,9 @@ func (s *Session) StartFlow(ctx context.Context, to *Session, f Flow) (*Stream, 
 	if err := f.defaults(); err != nil {
 		return nil, fmt.Errorf("flow from %s: %w", s.name, err)
 	}
+	if s.flows == nil || to.flows == nil {
+		return nil, fmt.Errorf("flow from %s to %s: %w", s.name, to.name, ErrNotLocal)
+	}
 	st := &Stream{
 		flow: f, from: s.name, server: to.flows, conn: s.flows.client, done: make(chan struct{}), grew: make(chan struct{}),
 		to: netip.AddrPortFrom(f.To, to.flows.port()),

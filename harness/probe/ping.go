@@ -98,9 +98,14 @@ type Reply struct {
 	RTT time.Duration `json:"rtt"`
 	// Size in bytes of the IP packet.
 	Size int `json:"size"`
+	// What it is, where it answers a Knock.
+	What string `json:"what,omitempty"`
 }
 
 func (r Reply) String() string {
+	if r.What != "" {
+		return fmt.Sprintf("%s, rtt %.2fms", r.What, float64(r.RTT.Microseconds())/1000)
+	}
 	return fmt.Sprintf("ttl=%d rtt %.2fms", r.TTL, float64(r.RTT.Microseconds())/1000)
 }
 
@@ -199,6 +204,10 @@ func (s *Session) Ping(ctx context.Context, p Ping) (Pong, error) {
 	if err := p.defaults(); err != nil {
 		return Pong{}, fmt.Errorf("ping from %s: %w", s.name, err)
 	}
+	return ask(ctx, s, kindPing, p, func() (Pong, error) { return s.ping(ctx, p) })
+}
+
+func (s *Session) ping(ctx context.Context, p Ping) (Pong, error) {
 	pinger := s.pings
 	if p.Dst.Is6() {
 		if pinger = s.pings6; pinger == nil {

@@ -32,6 +32,11 @@ type Session struct {
 	state  *dumper
 	echo   *echoes
 	flows  *flows
+	// space is the network namespace itself, for whom others ask about it.
+	space *os.File
+	// peer, where there is one, answers in the place of all of these.
+	peer  Peer
+	heard func(ctx context.Context, kind string, request, answer any, err error)
 }
 
 // Open opens a session. The error wraps ErrNotLocal where the namespace
@@ -49,6 +54,9 @@ func Open(ctx context.Context, ns topology.Namespace) (*Session, error) {
 	// thread may use them.
 	err := local.Do(func() error {
 		var err error
+		if s.space, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return err
+		}
 		if s.pings, err = newPinger(icmp4); err != nil {
 			return err
 		}
@@ -82,6 +90,9 @@ func (s *Session) Name() string { return s.name }
 // Close ends the session, its servers and what still waits for an answer.
 func (s *Session) Close() error {
 	var errs []error
+	if s.space != nil {
+		errs = append(errs, s.space.Close())
+	}
 	if s.pings != nil {
 		errs = append(errs, s.pings.close())
 	}
@@ -97,6 +108,9 @@ func (s *Session) Close() error {
 	if s.flows != nil {
 		errs = append(errs, s.flows.close())
 	}
+	if s.peer != nil {
+		errs = append(errs, s.peer.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -106,6 +120,10 @@ const maxFile = 1 << 20
 // ReadFile reads a file as the namespace sees it, its own mounts included; at
 // most 1 MiB of it.
 func (s *Session) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	return ask(ctx, s, kindReadFile, path, func() ([]byte, error) { return s.readFile(ctx, path) })
+}
+
+func (s *Session) readFile(ctx context.Context, path string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

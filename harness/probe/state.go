@@ -20,6 +20,9 @@ type State struct {
 	Routes     []Route     `json:"routes"`
 	Neighbours []Neighbour `json:"neighbours"`
 	FDB        []FDBEntry  `json:"fdb"`
+	// Rules say which routing table is asked; empty where the kernel has no
+	// policy routing.
+	Rules []Rule `json:"rules,omitempty"`
 }
 
 // Link returns the link of that name, or nil.
@@ -132,6 +135,8 @@ type Route struct {
 	Kind     string `json:"kind,omitempty"`
 	Protocol string `json:"protocol,omitempty"`
 	Metric   int    `json:"metric,omitempty"`
+	// MTU in bytes is the route's own, 0 where it has that of its link.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // String returns the route in the syntax of ip(8).
@@ -161,6 +166,45 @@ func (r Route) String() string {
 		b.WriteString(" onlink")
 	}
 	return b.String()
+}
+
+// Rule is one entry of the routing policy.
+type Rule struct {
+	// Family is inet or inet6.
+	Family   string       `json:"family"`
+	Priority int          `json:"priority"`
+	From     netip.Prefix `json:"from,omitzero"`
+	To       netip.Prefix `json:"to,omitzero"`
+	// IIF and OIF are the interfaces that it is for.
+	IIF string `json:"iif,omitempty"`
+	OIF string `json:"oif,omitempty"`
+	// Mark is the packet's mark, in the form value/mask, empty for any.
+	Mark string `json:"mark,omitempty"`
+	// Action is what it does, as "lookup main"; "discard" is ip(8)'s
+	// blackhole, unreachable or prohibit.
+	Action string `json:"action"`
+}
+
+// String returns the rule in the syntax of ip(8), without its priority.
+func (r Rule) String() string {
+	var b strings.Builder
+	b.WriteString("from ")
+	if r.From.IsValid() && r.From.Bits() > 0 {
+		b.WriteString(r.From.String())
+	} else {
+		b.WriteString("all")
+	}
+	if r.To.IsValid() && r.To.Bits() > 0 {
+		b.WriteString(" to " + r.To.String())
+	}
+	for _, x := range []struct{ name, value string }{
+		{"fwmark", r.Mark}, {"iif", r.IIF}, {"oif", r.OIF},
+	} {
+		if x.value != "" {
+			b.WriteString(" " + x.name + " " + x.value)
+		}
+	}
+	return b.String() + " " + r.Action
 }
 
 // Neighbour is one ARP or NDP entry.

@@ -23,16 +23,23 @@ type Document struct {
 
 // JSON writes the report as one JSON document.
 func JSON(w io.Writer, r *suite.Results) error {
-	d := Document{APIVersion: APIVersion, Summary: map[suite.Verdict]int{}, ExitCode: r.ExitCode(), Results: r}
-	for _, v := range suite.Verdicts() {
-		if n := r.Count(v); n > 0 {
-			d.Summary[v] = n
-		}
-	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
+	d := Document{APIVersion: APIVersion, Summary: summary(r), ExitCode: r.ExitCode(), Results: r}
 	if err := enc.Encode(d); err != nil {
 		return fmt.Errorf("write JSON report: %w", err)
 	}
 	return nil
+}
+
+// readJSON reads a report that JSON wrote.
+func readJSON(in io.Reader) (*suite.Results, error) {
+	d := Document{Results: new(suite.Results)}
+	if err := json.NewDecoder(in).Decode(&d); err != nil {
+		return nil, fmt.Errorf("read JSON report: %w", err)
+	}
+	if d.APIVersion != APIVersion {
+		return nil, fmt.Errorf("read JSON report: it is of %q, and this program reads %s", d.APIVersion, APIVersion)
+	}
+	return d.Results, nil
 }

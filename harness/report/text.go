@@ -65,6 +65,12 @@ func Result(w io.Writer, r *suite.Result, o TextOptions) error {
 	return p.w.Flush()
 }
 
+// Summary is the last line of the text: how many checks had which verdict.
+func Summary(r *suite.Results, o TextOptions) string {
+	o.defaults()
+	return (&printer{o: o}).summary(r)
+}
+
 type printer struct {
 	w *bufio.Writer
 	o TextOptions
@@ -181,7 +187,11 @@ func (p *printer) summary(r *suite.Results) string {
 	if len(r.Results) == 1 {
 		noun = "check"
 	}
-	return fmt.Sprintf("%d %s in %s: %s", len(r.Results), noun, seconds(r.Took), strings.Join(parts, ", "))
+	s := fmt.Sprintf("%d %s in %s: %s", len(r.Results), noun, seconds(r.Took), strings.Join(parts, ", "))
+	if r.Interrupted {
+		s += "; the run was interrupted"
+	}
+	return s
 }
 
 func summaryWord(v suite.Verdict) string {

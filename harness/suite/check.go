@@ -98,6 +98,9 @@ type Selection struct {
 	// Levels and Profiles, where not empty, choose the checks of any of them.
 	Levels   []Level
 	Profiles []string
+	// Usual are the levels where Levels names none. A check whose whole ID Only
+	// has is chosen whatever its level.
+	Usual []Level
 	// Skip holds expressions like those of Only; a chosen check that one of
 	// them matches is reported as skipped.
 	Skip []string
@@ -131,13 +134,22 @@ func (s *Suite) choose(sel Selection) ([]chosen, error) {
 	var out []chosen
 	for _, c := range s.checks {
 		if len(only) > 0 && !matchAny(only, c.ID) ||
-			len(sel.Levels) > 0 && !slices.Contains(sel.Levels, c.Level) ||
+			!sel.allows(c) ||
 			len(sel.Profiles) > 0 && !overlap(sel.Profiles, c.Profiles) {
 			continue
 		}
 		out = append(out, chosen{c, matchAny(skip, c.ID)})
 	}
 	return out, nil
+}
+
+// allows reports whether a check is of a chosen level.
+func (sel Selection) allows(c Check) bool {
+	if len(sel.Levels) > 0 {
+		return slices.Contains(sel.Levels, c.Level)
+	}
+	return len(sel.Usual) == 0 || slices.Contains(sel.Usual, c.Level) ||
+		slices.ContainsFunc(sel.Only, func(id string) bool { return strings.EqualFold(id, c.ID) })
 }
 
 // known refuses levels and profiles that no check has: a misspelt one would

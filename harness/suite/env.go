@@ -57,13 +57,15 @@ func (e *Env) Session(ctx context.Context, name string) (*probe.Session, error) 
 // by side judge the same dump. A check that disturbs the lab, and wants to
 // see what it did, asks the Session.
 func (e *Env) State(ctx context.Context, name string) (*probe.State, error) {
-	return e.run.states.get(name, func() (*probe.State, error) {
+	st, err := e.run.states.get(name, func() (*probe.State, error) {
 		s, err := e.Session(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		return s.State(ctx)
+		return s.State(withScope(ctx, "states"))
 	})
+	e.run.lacks(e.id, err)
+	return st, err
 }
 
 // Shared returns what make makes, made once and shared by all checks that ask
@@ -72,8 +74,9 @@ func Shared[T any](e *Env, key string, create func(context.Context) (T, error)) 
 	v, err := e.run.shared.get(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(e.run.ctx, e.Timeouts().Check)
 		defer cancel()
-		return create(ctx)
+		return create(withScope(ctx, key))
 	})
+	e.run.lacks(e.id, err)
 	t, _ := v.(T)
 	return t, err
 }

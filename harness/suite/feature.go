@@ -55,6 +55,13 @@ const (
 	// SegmentPeers: two nodes with pods have their agents' interfaces on one
 	// segment.
 	SegmentPeers Feature = "segment with two nodes that have pods"
+	// OverlayAddress: nodes have an address on a device of the overlay, and
+	// speak from it to remote pods.
+	OverlayAddress Feature = "overlay device between all nodes"
+	// InKernel: no process can be what carries the backend's packets.
+	InKernel Feature = "backend that only the kernel carries"
+	// Masquerade: an agent is asked to masquerade what leaves the overlay.
+	Masquerade Feature = "agent that masquerades"
 	// EtcdStore: the leases live in etcd.
 	EtcdStore Feature = "etcd store"
 	// Leases: the leases are where the harness can read and write them.
@@ -78,6 +85,13 @@ type AgentHolder interface {
 // while, as AgentHolder keeps an agent. The store's data stay.
 type StoreHolder interface {
 	HoldStore(ctx context.Context) (release func(context.Context) error, err error)
+}
+
+// PluginHost is what a Lab also is when its nodes have CNI plugins that can be
+// run. Plugins returns a node's network configuration list, and the folders of
+// its executables.
+type PluginHost interface {
+	Plugins(node string) (list []byte, path []string, err error)
 }
 
 // Features returns what a plan offers.
@@ -119,6 +133,9 @@ func Features(p *topology.Plan) []Feature {
 		{IPsec, b.Type == "ipsec"},
 		{DirectRouting, b.Type == "vxlan" && b.DirectRouting},
 		{SegmentPeers, crowded > 1},
+		{OverlayAddress, slices.Contains([]string{"vxlan", "ipip", "wireguard", "udp"}, b.Type) && !b.DirectRouting},
+		{InKernel, b.Type == "vxlan" || b.Type == "host-gw"},
+		{Masquerade, slices.ContainsFunc(p.Nodes, func(n topology.Node) bool { return n.Agent.IPMasq && !n.Agent.ByHand })},
 		{EtcdStore, p.Store.Type == "etcd"},
 		{Leases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes"},
 	} {

@@ -1,9 +1,11 @@
 package suite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/capture/filter"
+	"github.com/overlab/overlab/harness/oracle"
 	"github.com/overlab/overlab/harness/probe"
 )
 
@@ -105,21 +108,31 @@ func (e *Env) PingAll(ctx context.Context, pings []Ping) ([]probe.Pong, error) {
 // Echo asks, over a transport, which address To sees of From at the other
 // pod's address.
 func (e *Env) Echo(ctx context.Context, t probe.Transport, pair Pair) (probe.EchoReply, error) {
-	client, err := e.Session(ctx, pair.From.Name)
-	if err != nil {
-		return probe.EchoReply{}, err
-	}
-	server, err := e.Session(ctx, pair.To.Name)
-	if err != nil {
-		return probe.EchoReply{}, err
-	}
-	port, err := server.EchoPort(t)
-	if err != nil {
-		return probe.EchoReply{}, err
-	}
-	return client.Echo(ctx, probe.Echo{
-		Transport: t, Server: pair.server(port), Wait: e.Timeouts().Reply, Tries: e.Timeouts().Tries,
+	return e.EchoTo(ctx, pair.From.Name, pair.To.Name, probe.Echo{
+		Transport: t, Server: netip.AddrPortFrom(pair.To.Address.Addr(), 0),
 	})
+}
+
+// EchoTo asks which address a node or pod sees of another one; the server's
+// port is that of to's echo server where the request has none.
+func (e *Env) EchoTo(ctx context.Context, from, to string, r probe.Echo) (probe.EchoReply, error) {
+	client, err := e.Session(ctx, from)
+	if err != nil {
+		return probe.EchoReply{}, err
+	}
+	server, err := e.Session(ctx, to)
+	if err != nil {
+		return probe.EchoReply{}, err
+	}
+	if r.Server.Port() == 0 {
+		port, err := server.EchoPort(r.Transport)
+		if err != nil {
+			return probe.EchoReply{}, err
+		}
+		r.Server = netip.AddrPortFrom(r.Server.Addr(), port)
+	}
+	r.Wait, r.Tries = e.Timeouts().Reply, e.Timeouts().Tries
+	return client.Echo(ctx, r)
 }
 
 // Point is where a capture is made.
@@ -135,11 +148,17 @@ func (p Point) String() string { return p.Node + ":" + p.Interface }
 type Capture struct {
 	frames map[string][]capture.Frame
 	doubts []string
+	// recorded, in a replay, is the identifier that the frames carry in the
+	// place of one.
+	recorded func(uuid.UUID) uuid.UUID
 }
 
 // Find returns the frames seen at a point, in a direction, that carry an
 // identifier.
 func (c *Capture) Find(at Point, d capture.Direction, id uuid.UUID) []capture.Frame {
+	if c.recorded != nil {
+		id = c.recorded(id)
+	}
 	return slices.DeleteFunc(c.All(at, d), func(f capture.Frame) bool { return !f.Contains(id) })
 }
 
@@ -178,6 +197,12 @@ func (c *Capture) Trust() error {
 // Capture captures at every point while during runs. Each tap is bound before
 // during begins, and ended by a sentinel after it.
 func (e *Env) Capture(ctx context.Context, points []Point, during func(context.Context) error) (*Capture, error) {
+	if e.run.replay != nil {
+		if err := during(ctx); err != nil {
+			return nil, err
+		}
+		return e.run.replay.capture(ctx, points)
+	}
 	taps := make([]*capture.Tap, len(points))
 	defer func() {
 		for _, t := range taps {
@@ -221,5 +246,34 @@ func (e *Env) Capture(ctx context.Context, points []Point, during func(context.C
 		}
 		return nil
 	})
+	e.run.record.captured(ctx, points, c)
 	return c, nil
+}
+
+// Differences compares the named nodes and pods, or all, with what the plan
+// asks for. Checks that run side by side share one comparison of each
+// selection; one that disturbs the lab asks oracle.Differ, of what is there now.
+func (e *Env) Differences(ctx context.Context, names ...string) (*oracle.Diff, error) {
+	d, err := Shared(e, "differences "+strings.Join(names, " "), func(ctx context.Context) (*oracle.Diff, error) {
+		return oracle.Differ(ctx, e.Lab(), e, names...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, ctx.Err()
+}
+
+// FailEntries records a finding for each difference that counts says is the
+// check's to judge, and returns how many.
+func (e *Env) FailEntries(d *oracle.Diff, counts func(oracle.Entry) bool) int {
+	n := 0
+	for _, x := range d.Entries {
+		if !counts(x) {
+			continue
+		}
+		n++
+		where := x.Space() + " " + x.Kind.Tool()
+		e.Fail(where, cmp.Or(x.Want, "no such entry"), cmp.Or(x.Have, "no such entry"))
+	}
+	return n
 }

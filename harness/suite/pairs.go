@@ -2,7 +2,6 @@ package suite
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -12,10 +11,6 @@ type Pair struct{ From, To topology.Pod }
 
 func (p Pair) String() string {
 	return fmt.Sprintf("%s (%s) > %s (%s) %s", p.From.Name, p.From.Node, p.To.Name, p.To.Node, p.To.Address.Addr())
-}
-
-func (p Pair) server(port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(p.To.Address.Addr(), port)
 }
 
 // Pairs are the pairs that a check tries, and how many there are in all.

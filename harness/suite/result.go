@@ -19,6 +19,8 @@ type Verdict string
 const (
 	Pass Verdict = "pass"
 	Fail Verdict = "fail"
+	// Exempt: it fails, as was declared beforehand, with a reason.
+	Exempt Verdict = "exempt"
 	// Skipped: by the user.
 	Skipped Verdict = "skipped"
 	// Unsupported: declared by the agent.
@@ -31,7 +33,7 @@ const (
 
 // Verdicts returns all verdicts, in the order in which a summary names them.
 func Verdicts() []Verdict {
-	return []Verdict{Pass, Fail, Inconclusive, NotApplicable, Unsupported, Skipped}
+	return []Verdict{Pass, Fail, Exempt, Inconclusive, NotApplicable, Unsupported, Skipped}
 }
 
 // verdictError is an error that stands for a verdict.
@@ -127,14 +129,25 @@ type Results struct {
 	Provider string    `json:"provider"`
 	Started  time.Time `json:"started"`
 	// Took is the run's wall-clock time.
-	Took    time.Duration `json:"tookNanoseconds"`
-	Results []Result      `json:"results"`
+	Took time.Duration `json:"tookNanoseconds"`
+	// Interrupted says that the run was ended before its end.
+	Interrupted bool `json:"interrupted,omitempty"`
+	// About says what was judged, Repeat which of several runs this is.
+	About  *About  `json:"about,omitempty"`
+	Repeat *Repeat `json:"repeat,omitempty"`
+
+	Results []Result `json:"results"`
 	// Frames are the cited frames, by number.
 	Frames []Frame `json:"frames,omitempty"`
+	// Attachments help to understand; no verdict rests on them.
+	Attachments []Attachment `json:"attachments,omitempty"`
 	// Plan is what was judged against.
 	Plan *topology.Plan `json:"-"`
 	// States are the dumps that the checks judged, by namespace.
 	States map[string]*probe.State `json:"-"`
+	// Record is what the checks measured, from which the verdicts can be
+	// derived again.
+	Record *Record `json:"-"`
 }
 
 // Count returns how many results have the verdict.
@@ -149,13 +162,14 @@ func (r *Results) Count(v Verdict) int {
 }
 
 // ExitCode returns 0 if all that could be judged passed, 1 if a check failed,
-// and 3 if nothing passed or anything was inconclusive: a run with a check
-// that could not be judged has not shown that all is well.
+// and 3 if nothing passed, anything was inconclusive or the run was
+// interrupted: a run with a check that could not be judged has not shown that
+// all is well.
 func (r *Results) ExitCode() int {
 	switch {
 	case r.Count(Fail) > 0:
 		return 1
-	case r.Count(Inconclusive) > 0 || r.Count(Pass) == 0:
+	case r.Count(Inconclusive) > 0 || r.Count(Pass) == 0 || r.Interrupted:
 		return 3
 	}
 	return 0

@@ -21,7 +21,7 @@ func TestNotRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`{"Action":"skip","Package":"github.com/overlab/overlab/agent","Test":"^(TestIPIP|TestIPsec|TestWireguard)"}`,
+		`{"Action":"skip","Package":"github.com/overlab/overlab/agent","Test":"^(TestIPIP|TestIPsec|TestWireGuard)"}`,
 		"SKIPPED, NOT TESTED: there is no apt-get: this needs Debian",
 		"there is no qemu-system-x86_64: sudo apt-get install qemu-system-x86",
 		"there is no busybox: sudo apt-get install busybox-static",

@@ -136,6 +136,10 @@ func (l *Lab) build() error {
 	return forwarding(l.underlay)
 }
 
+// patience is more than the kernel takes for what it does later, on a machine
+// that does much else.
+const patience = 30 * time.Second
+
 // forwarding waits until every veth of a namespace is operational: the kernel
 // tells a bridge asynchronously that a port has a carrier, and until then it
 // forwards nothing through it.
@@ -146,7 +150,7 @@ func forwarding(set *netns.Set) error {
 			return err
 		}
 		defer h.Close()
-		for deadline := time.Now().Add(10 * time.Second); ; {
+		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 			links, err := h.LinkList()
 			if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 				return err
@@ -180,11 +184,20 @@ func (l *Lab) solicitable() error {
 	return nil
 }
 
+// Solicitable waits until neighbours can find an IPv6 address that was added to
+// a node's or pod's device.
+func (l *Lab) Solicitable(t testing.TB, space, dev string, a netip.Addr) {
+	t.Helper()
+	if err := joined(l.spaces[space].Set, dev, a); err != nil {
+		t.Fatalf("%s: %v", space, err)
+	}
+}
+
 func joined(set *netns.Set, dev string, a netip.Addr) error {
 	bytes := a.As16()
 	group := fmt.Sprintf("ff0200000000000000000001ff%x", bytes[13:])
 	return set.Do(func() error {
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 			text, err := os.ReadFile("/proc/thread-self/net/igmp6")
 			if err != nil {
 				return err
@@ -410,7 +423,7 @@ func vtepMAC(p *topology.Plan, n *topology.Node) topology.MAC {
 
 func vxlan(p *topology.Plan, n *topology.Node) rtnl.Vxlan {
 	b := p.Network.Backend
-	return rtnl.Vxlan{VNI: b.VNI, Port: b.Port, Local: n.PublicIP(), Dev: uplinkIndex, Learning: b.Learning}
+	return rtnl.Vxlan{VNI: b.VNI, Port: b.Port, Local: n.PublicIP(), Dev: uplinkIndex, Learning: b.Learning, ZeroChecksum: true}
 }
 
 func (l *Lab) wirePod(b *rtnl.Batch, p *topology.Pod) {
@@ -447,6 +460,9 @@ func (l *Lab) Status(context.Context) (topology.Status, error) {
 func (l *Lab) Namespace(name string) (topology.Namespace, error) {
 	if ns := l.spaces[name]; ns != nil {
 		return ns, nil
+	}
+	if name == "underlay" {
+		return &Namespace{Set: l.underlay, name: name}, nil
 	}
 	return nil, fmt.Errorf("no node or pod is called %q", name)
 }

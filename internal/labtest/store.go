@@ -74,8 +74,11 @@ func storeConfig(dir, endpoint string) (*embed.Config, error) {
 func (l *Lab) PutLease(ctx context.Context, node string, mac topology.MAC) error {
 	n := l.plan.Node(node)
 	fields := map[string]any{
-		"PublicIP": n.PublicIP(), "PublicIPv6": nil, "BackendType": l.plan.Network.Backend.Type,
+		"PublicIP": n.PublicIP(), "PublicIPv6": nil,
 		"BackendData": map[string]any{"VNI": l.plan.Network.Backend.VNI, "VtepMAC": mac},
+	}
+	if b := l.plan.Network.Backend.Type; b != "udp" && b != "alloc" { // whose leases name none
+		fields["BackendType"] = b
 	}
 	if l.plan.Network.EnableIPv6 {
 		fields["PublicIPv6"] = n.PublicIP6()

@@ -45,6 +45,9 @@ type Vxlan struct {
 	Learning bool
 	// GBP adds the group policy extension to the header.
 	GBP bool
+	// ZeroChecksum leaves the outer UDP checksum out, as RFC 7348 section 5
+	// asks; the kernel's own default is to compute it.
+	ZeroChecksum bool
 }
 
 // Attributes of linux/if_link.h that x/sys/unix does not name.
@@ -65,6 +68,7 @@ const (
 	ifaVxlanPort       = 15 // IFLA_VXLAN_PORT
 	ifaVxlanGroup6     = 16 // IFLA_VXLAN_GROUP6
 	ifaVxlanLocal6     = 17 // IFLA_VXLAN_LOCAL6
+	ifaVxlanChecksum   = 18 // IFLA_VXLAN_UDP_CSUM
 	ifaVxlanGBP        = 23 // IFLA_VXLAN_GBP
 	ifaVxlanMetadata   = 25 // IFLA_VXLAN_COLLECT_METADATA
 	ifaVxlanGPE        = 27 // IFLA_VXLAN_GPE
@@ -174,6 +178,9 @@ func (b *Batch) AddVxlan(l Link, v Vxlan) {
 		}
 		if v.GBP {
 			b.attr(ifaVxlanGBP, nil)
+		}
+		if v.ZeroChecksum {
+			b.attr8(ifaVxlanChecksum, 0)
 		}
 	})
 }

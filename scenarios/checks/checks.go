@@ -29,6 +29,12 @@ const (
 	wireguard = "wireguard"
 	// plain is that of backends that put the pods' packets bare on the wire.
 	plain = "plain"
+	// performance is that of how fast things are.
+	performance = "performance"
+	// cniProfile is that of CNI plugins and their address management.
+	cniProfile = "cni"
+	// security is that of what must not pass.
+	security = "security"
 	// dualStack is that of overlays that carry IPv6 too.
 	dualStack = "dual-stack"
 	// resilience is that of what an overlay must survive.
@@ -37,8 +43,15 @@ const (
 
 // All returns the catalogue in its order.
 func All() []suite.Check {
-	of4 := slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks(), resilienceChecks())
-	return slices.Concat(of4, overlayMTU6(), overIPv6(of4))
+	of4 := slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks())
+	return slices.Concat(
+		of4, hostChecks(), leaseChecks(),
+		portChecks(), outerChecks(), leakChecks(), pathMTUChecks(),
+		natChecks(), []suite.Check{forwardCheck()},
+		securityChecks(), cniChecks(), performanceChecks(),
+		resilienceChecks(),
+		overlayMTU6(), overIPv6(of4),
+	)
 }
 
 // bridge is the name that flannel's CNI configuration gives the pods' bridge.

@@ -174,8 +174,9 @@ func vteps(ctx context.Context, env *suite.Env) error {
 	return nil
 }
 
-func expectEqual[T comparable](env *suite.Env, where, what string, want, have T) {
+func expectEqual[T comparable](env *suite.Env, where, what string, want, have T) bool {
 	if want != have {
 		env.Fail(where, fmt.Sprintf("%s %v", what, want), fmt.Sprintf("%s %v", what, have))
 	}
+	return want == have
 }

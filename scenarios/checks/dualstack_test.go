@@ -17,8 +17,8 @@ func TestSoundDualStack(t *testing.T) {
 		backend string
 		passed  int
 	}{
-		"vxlan":   {"vxlan", 37},
-		"host-gw": {"host-gw", 21},
+		"vxlan":   {"vxlan", 59},
+		"host-gw": {"host-gw", 32},
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan := labtest.DualPlan(3, 2, 1500)
@@ -65,7 +65,7 @@ func dualFaults() []fault {
 	return append(dualBackendFaults(), []fault{
 		{
 			name: "a pod speaks from another address", check: "DS-01/NM-01",
-			brk:  []string{"node-1-pod-1: ip addr add fd00:10:244:1::77/64 dev eth0 nodad", "node-1-pod-1: ip -6 route add fd00:10:244:1::/64 dev eth0 src fd00:10:244:1::77 metric 5"},
+			brk:  []string{"node-1-pod-1: ip addr add fd00:10:244:1::77/64 dev eth0 nodad", "node-1-pod-1: solicitable eth0 fd00:10:244:1::77", "node-1-pod-1: ip -6 route add fd00:10:244:1::/64 dev eth0 src fd00:10:244:1::77 metric 5"},
 			mend: []string{"node-1-pod-1: ip -6 route del fd00:10:244:1::/64 dev eth0 metric 5", "node-1-pod-1: ip addr del fd00:10:244:1::77/64 dev eth0"},
 			want: "fd00:10:244:1::3 over tcp: expected seen as fd00:10:244:1::2, answered by fd00:10:244:1::3, seen seen as fd00:10:244:1::77",
 		},

@@ -22,18 +22,23 @@ import (
 //	   ens3 .8             ens3 .9             ens3 .10
 //	     +------------------ lan ----------------+        172.16.1.0/24, MTU 1500
 
-// fault is one way to break the lab. Commands are "NAMESPACE: COMMAND".
+// fault is one way to break the lab. Commands are "NAMESPACE: COMMAND", where a
+// command is a program's, "rewire", which makes the namespace's VXLAN device
+// anew, or "solicitable DEV ADDRESS", which waits until an IPv6 address answers.
 type fault struct {
 	name  string
 	check string
 	// backend is that of the lab, where it is not vxlan. The lab is dual stack
 	// for a check of IPv6.
 	backend topology.Backend
-	// brk and mend break the lab and repair it.
-	brk, mend []string
+	// setup makes a lab that passes of one that does not; brk and mend break the
+	// lab and repair it.
+	setup, brk, mend []string
 	// rewire, where set, breaks the VXLAN device of node-1, that of IPv6 for a
 	// check of IPv6; it is mended by making it anew.
 	rewire func(*rtnl.Vxlan)
+	// plan changes the lab's plan before it is built.
+	plan func(*topology.Plan)
 	// both says of a fault of IPv6 that IPv4 suffers too.
 	both bool
 	// want is what the check's findings must say.
@@ -249,7 +254,8 @@ func backendFaults() []fault {
 }
 
 func faults() []fault {
-	return append(slices.Concat(wireguardFaults(), udpFaults(), ipipFaults(), backendFaults(), dualFaults()), []fault{
+	return append(slices.Concat(wireguardFaults(), udpFaults(), ipipFaults(), backendFaults(), dualFaults(),
+		hostFaults(), outerFaults(), securityFaults(), natFaults(), pathFaults()), []fault{
 		{
 			name: "a node's output changes the TTL", check: "TTL-01",
 			brk:  []string{"node-1-pod-2: " + table, "node-1-pod-2: " + filterChain("output"), "node-1-pod-2: nft add rule ip t c ip ttl set 60"},
@@ -583,6 +589,9 @@ func TestEveryFaultIsFound(t *testing.T) {
 			if f.backend.Type != "" {
 				plan.Network.Backend = f.backend
 			}
+			if f.plan != nil {
+				f.plan(plan)
+			}
 			lab := labtest.Up(t, plan)
 			rewire := lab.Rewire
 			if plan.Network.EnableIPv6 {
@@ -590,7 +599,9 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}
 			expect := func(when string, v suite.Verdict) string {
 				t.Helper()
-				r := run(t, lab, quick(), f.check)
+				o := quick()
+				o.Select.Levels = []suite.Level{suite.Core, suite.Extended, suite.Hardening, suite.Strict}
+				r := run(t, lab, o, f.check+"$")
 				if len(r.Results) != 1 || r.Results[0].Verdict != v {
 					t.Fatalf("%s: %s", when, text(r.Results[0]))
 				}
@@ -599,13 +610,17 @@ func TestEveryFaultIsFound(t *testing.T) {
 			do := func(commands []string) {
 				for _, c := range commands {
 					ns, cmd, _ := strings.Cut(c, ": ")
-					if cmd == "rewire" {
+					switch words := strings.Split(cmd, " "); words[0] {
+					case "rewire":
 						rewire(t, ns)
-					} else {
-						lab.Exec(t, ns, strings.Fields(cmd)...)
+					case "solicitable":
+						lab.Solicitable(t, ns, words[1], netip.MustParseAddr(words[2]))
+					default:
+						lab.Exec(t, ns, strings.Split(cmd, " ")...)
 					}
 				}
 			}
+			do(f.setup)
 			expect("before the fault", suite.Pass)
 			if f.rewire != nil {
 				rewire(t, "node-1", f.rewire)
@@ -632,8 +647,13 @@ func TestEveryFaultIsFound(t *testing.T) {
 func TestEveryCheckIsProven(t *testing.T) {
 	proven := map[string]bool{
 		"DP-05": true, // TestVtepMAC
+		"SE-04": true, // it judges nothing: TestReservedBits
+		"CP-06": true, // TestLeases
 		"BE-05": true, // TestCleartextIsNoIPsec, as few kernels encrypt
 		"NM-07": true, // TestNodePorts
+	}
+	for _, f := range pluginFaults() { // TestPluginFaults
+		proven[f.check] = true
 	}
 	for n := 1; n <= 9; n++ {
 		proven[fmt.Sprintf("RS-%02d", n)] = true // TestResilienceIsJudged, TestUpstreamsHabitsAreSeen

@@ -24,13 +24,16 @@ func catalogue(t testing.TB) *suite.Suite {
 }
 
 // withoutAgents are the checks that a mesh passes which nobody looks after.
-var withoutAgents = []string{"NM", "TTL", "DP", "CP", "WF", "MTU-0[12]", "BE"}
+var withoutAgents = []string{"NM", "TTL", "DP", "CP", "WF", "MTU-0[1-6]", "BE", "SE", "NT", "PF"}
 
 // run runs the checks whose IDs match, or all that need no agent.
 func run(t testing.TB, lab topology.Lab, o suite.Options, only ...string) *suite.Results {
 	t.Helper()
 	if o.Select.Only = only; len(only) == 0 {
 		o.Select.Only = withoutAgents
+	}
+	if len(o.Select.Levels) == 0 { // the letter of the RFC and hardening are asked for by name
+		o.Select.Levels = []suite.Level{suite.Core, suite.Extended, suite.Information}
 	}
 	r, err := catalogue(t).Run(t.Context(), lab, o)
 	if err != nil {

@@ -132,7 +132,8 @@ func entries(plan *topology.Plan, st *probe.State) []string {
 			if v := l.VXLAN; v != nil {
 				vx = fmt.Sprintf(" id %d port %d local %s learning %t", v.VNI, v.Port, v.Local, v.Learning)
 			}
-			out = append(out, fmt.Sprintf("link %s %s mtu %d up %t %v%s", l.Name, l.MAC, l.MTU, l.Up, l.IPv4(), vx))
+			carrier := l.Oper != "down" && l.Oper != "lower-layer-down"
+			out = append(out, fmt.Sprintf("link %s %s mtu %d up %t carrier %t %v%s", l.Name, l.MAC, l.MTU, l.Up, carrier, l.IPv4(), vx))
 		}
 	}
 	for _, r := range st.Routes {

@@ -94,7 +94,7 @@ type ghost struct {
 func newGhost(env *suite.Env) (*ghost, error) {
 	plan := env.Plan()
 	b := plan.Network.Backend
-	if !slices.Contains([]string{"vxlan", "host-gw", "ipip"}, b.Type) {
+	if !tellsPeers(plan) {
 		return nil, suite.NotApplicablef("of the backend %s this check cannot tell whom a node serves", b.Type)
 	}
 	subnet, err := freeSubnet(plan)
@@ -113,6 +113,12 @@ func newGhost(env *suite.Env) (*ghost, error) {
 	}
 	env.Restore("the set of peers", g.remove)
 	return g, nil
+}
+
+// tellsPeers reports whether the kernel's tables tell whom a node serves: what
+// udp and wireguard know of peers is in their devices.
+func tellsPeers(plan *topology.Plan) bool {
+	return slices.Contains([]string{"vxlan", "host-gw", "ipip"}, plan.Network.Backend.Type)
 }
 
 // freeSubnet is the last of the network's subnets that no node has.
@@ -135,7 +141,12 @@ func freeSubnet(plan *topology.Plan) (netip.Prefix, error) {
 // freeAddress is the last address of the first node's segment that nobody has,
 // and that is none of those.
 func freeAddress(plan *topology.Plan, not ...netip.Addr) (netip.Addr, error) {
-	cidr := plan.Nodes[0].Underlay().Address.Masked()
+	return freeAddressOn(plan, plan.Nodes[0].Underlay().Address.Masked(), not...)
+}
+
+// freeAddressOn is the last address of a segment that nobody has, and that is
+// none of those.
+func freeAddressOn(plan *topology.Plan, cidr netip.Prefix, not ...netip.Addr) (netip.Addr, error) {
 	taken := map[netip.Addr]bool{cidr.Addr(): true}
 	for _, a := range not {
 		taken[a] = true

@@ -16,6 +16,10 @@ import (
 // milliseconds, in datagrams a second.
 const patient = 500
 
+// unread is how long before its end a process may have been sent what it never
+// read from its device.
+const unread = settle * time.Second / patient
+
 // tampering deletes and alters each kind of entry that leads from one node to
 // the next (RS-05).
 func tampering(ctx context.Context, env *suite.Env) error {
@@ -76,9 +80,30 @@ func deviceDeleted(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
+	back := spanOf([]window{w})
+	if v.state.Links[i].VXLAN == nil {
+		// The peers are in the device, or in its process: only an answer tells
+		// that they are back. And what it had not read yet goes with it.
+		if err := v.answered(ctx); err != nil {
+			env.Fail(v.node.Name, "traffic to and from the other nodes again", err.Error())
+		}
+		w = window{w.from.Add(-unread), time.Now()}
+		back += ", its traffic after " + rounded(w.until.Sub(w.from)-unread).String()
+	}
 	passed, err := flows.end(ctx, env, w)
-	env.Evidence("%s: %s and %s are back after %s; %s", v.node.Name, name, count(len(v.before)-1, "line"), spanOf([]window{w}), passed)
+	env.Evidence("%s: %s and %s are back after %s; %s", v.node.Name, name, count(len(v.before)-1, "line"), back, passed)
 	return err
+}
+
+// answered waits until pings from and to the node's pods are answered, along
+// the flows.
+func (v *victim) answered(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, v.env.Timeouts().Converge)
+	defer cancel()
+	nodes := nodesWithPods(v.env.Plan())
+	i := slices.IndexFunc(nodes, func(n *topology.Node) bool { return n.Name == v.node.Name })
+	err := reaches(waiting, v.env, v.node, nodes[(i+1)%len(nodes)])
+	return errors.Join(err, reaches(waiting, v.env, nodes[(i+len(nodes)-1)%len(nodes)], v.node))
 }
 
 // linkFlap takes the underlay's link away for a moment (RS-07).
@@ -130,8 +155,8 @@ func reaches(ctx context.Context, env *suite.Env, from, to *topology.Node) error
 	if err != nil {
 		return err
 	}
-	for {
-		pong, err := s.Ping(ctx, probe.Ping{Dst: env.Plan().PodsOn(to.Name)[0].Address.Addr(), Wait: env.Timeouts().Reply})
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, env.Timeouts().Reply) {
+		pong, err := s.Ping(ctx, probe.Ping{Dst: env.Plan().PodsOn(to.Name)[0].Address.Addr(), Wait: wait, Tries: 1})
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("no answer in %v", env.Timeouts().Converge)

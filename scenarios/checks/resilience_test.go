@@ -49,6 +49,7 @@ func TestResilienceIsJudged(t *testing.T) {
 	impatient := suite.Options{Timeouts: suite.DefaultTimeouts()}
 	impatient.Timeouts.Converge = 200 * time.Millisecond
 	impatient.Timeouts.Outage = 100 * time.Millisecond
+	impatient.Timeouts.Store = 30 * time.Second // it is not on trial
 	for _, backend := range []topology.Backend{{Type: "vxlan", VNI: 1, Port: 8472}, hostGW} {
 		t.Run(backend.Type, func(t *testing.T) {
 			plan := labtest.Plan(3, 2, 1500)

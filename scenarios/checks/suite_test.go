@@ -25,7 +25,7 @@ import (
 func allPass(t testing.TB, r *suite.Results) {
 	t.Helper()
 	for _, res := range r.Results {
-		other := res.Verdict == suite.NotApplicable && (ofOneBackend(res.ID) || res.ID == "NM-07")
+		other := res.Verdict == suite.NotApplicable && (ofOneBackend(res.ID) || res.ID == "NM-07" || strings.HasPrefix(res.ID, "NT-"))
 		if res.Verdict != suite.Pass && !other {
 			t.Error(text(res))
 		}
@@ -54,8 +54,8 @@ func TestSoundLab(t *testing.T) {
 	r := run(t, lab, suite.Options{})
 	allPass(t, r)
 	t.Logf("%d checks in %v", len(r.Results), r.Took)
-	if passed := r.Count(suite.Pass); passed != 19 || len(r.Frames) != 12 {
-		t.Errorf("%d checks passed with %d frames, want 19 and 12", passed, len(r.Frames))
+	if len(r.Frames) < 12 {
+		t.Errorf("%d frames are cited, want those of six exchanges and more", len(r.Frames))
 	}
 	if testing.Verbose() {
 		if err := report.Text(os.Stdout, r, report.TextOptions{}); err != nil {
@@ -71,27 +71,29 @@ func TestShapes(t *testing.T) {
 		change(p)
 		return p
 	}
+	const forged = "SE-01 SE-02 SE-03 SE-04"
+	const between = "WF-01 WF-02 WF-03 WF-04 WF-05 WF-06 WF-07 WF-08 WF-09 MTU-01 MTU-02 MTU-03 MTU-04 MTU-05 " + forged
 	for name, c := range map[string]struct {
 		plan          *topology.Plan
 		notApplicable string
 	}{
-		"the seed's underlay of 1450": {labtest.Plan(3, 1, 1450), "NM-01 TTL-01"},
+		"the seed's underlay of 1450": {labtest.Plan(3, 1, 1450), "NM-01 NM-06 TTL-01"},
 		"another VNI and port": {shape(func(p *topology.Plan) {
 			p.Network.Backend.VNI, p.Network.Backend.Port = 42, 4789
 		}), ""},
 		"an MTU of the backend's own": {shape(func(p *topology.Plan) { p.Network.Backend.MTU = 1400 }), ""},
-		"learning":                    {shape(func(p *topology.Plan) { p.Network.Backend.Learning = true }), ""},
+		"learning":                    {shape(func(p *topology.Plan) { p.Network.Backend.Learning = true }), "SE-03"},
 		"a node without pods":         {shape(func(p *topology.Plan) { p.Pods = p.Pods[2:] }), ""},
 		"pods on one node": {shape(func(p *topology.Plan) { p.Pods = p.Pods[:2] }),
-			"NM-02 TTL-02 TTL-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+			"NM-02 NM-04 NM-05 TTL-02 TTL-03 " + between},
 		"one node": {labtest.Plan(1, 2, 1500),
-			"NM-02 TTL-02 TTL-03 CP-01 CP-02 CP-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+			"NM-02 NM-04 NM-05 TTL-02 TTL-03 CP-01 CP-02 CP-03 " + between},
 		"no pods": {labtest.Plan(2, 0, 1500),
-			"NM-01 NM-02 TTL-01 TTL-02 TTL-03 DP-01 DP-02 DP-03 WF-01 WF-02 WF-03 WF-04 MTU-01 MTU-02"},
+			"NM-01 NM-02 NM-03 NM-04 NM-05 NM-06 TTL-01 TTL-02 TTL-03 DP-01 DP-02 DP-03 " + strings.Replace(between, "SE", "MTU-06 SE", 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab := labtest.Up(t, c.plan)
-			r := run(t, lab, suite.Options{}, "NM-0[1-6]", "TTL", "DP-0[1-4]", "CP", "WF", "MTU-0[12]")
+			r := run(t, lab, suite.Options{}, "NM-0[1-6]", "TTL", "DP-0[1-4]", "CP-0[1-35]", "WF", "MTU-0[1-6]", "SE")
 			var na []string
 			for _, res := range r.Results {
 				switch res.Verdict {
@@ -104,7 +106,10 @@ func TestShapes(t *testing.T) {
 					t.Error(text(res))
 				}
 			}
-			if got := strings.Join(na, " "); got != c.notApplicable {
+			slices.Sort(na)
+			want := strings.Fields(c.notApplicable)
+			slices.Sort(want)
+			if got := strings.Join(na, " "); got != strings.Join(want, " ") {
 				t.Errorf("not applicable: %s, want %s", got, c.notApplicable)
 			}
 		})
@@ -117,9 +122,13 @@ func TestOtherBackends(t *testing.T) {
 	const ofVXLAN, ofMesh = "the lab has no vxlan backend", "the lab has no vxlan backend without DirectRouting"
 	const ofWireGuard, ofIPsec, ofUDP = "the lab has no wireguard backend", "the lab has no ipsec backend", "the lab has no udp backend"
 	const ofKernel = "the lab has no backend in the kernel"
+	const inKernel = "the lab has no backend that only the kernel carries"
+	const ofDevice = "the lab has no overlay device between all nodes"
+	const noMasquerade = "the lab has no agent that masquerades"
 	const ofAny, ofIPIP = "the lab has no backend that connects nodes", "the lab has no ipip backend without DirectRouting"
 	never := map[string]string{ // unless it is the backend's own
-		"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP": ofMesh, "WF": ofMesh, "TTL-04": ofUDP,
+		"DP-04": ofVXLAN, "DP-05": ofVXLAN, "CP-01": ofMesh, "CP-02": ofMesh, "CP-03": ofMesh, "WF": ofMesh, "SE": ofMesh, "TTL-04": ofUDP,
+		"NT-02": noMasquerade, "NT-03": noMasquerade, "NT-04": noMasquerade,
 		"BE-01": "the lab has no host-gw backend", "BE-02": ofUDP, "BE-03": ofIPIP, "BE-04": ofWireGuard, "BE-05": ofIPsec,
 		"BE-06": "the lab has no vxlan backend with DirectRouting",
 	}
@@ -128,12 +137,22 @@ func TestOtherBackends(t *testing.T) {
 		own     []string          // of those, what is asked of this one
 		besides map[string]string // what else is not
 	}{
-		"host-gw":       {hostGW, []string{"BE-01"}, nil},
-		"wireguard":     {topology.Backend{Type: "wireguard", ListenPort: 51820}, []string{"BE-04"}, nil},
-		"udp":           {topology.Backend{Type: "udp", Port: 8285}, []string{"BE-02", "TTL-04"}, map[string]string{"TTL-02": ofKernel, "TTL-03": ofKernel}},
-		"ipip":          {topology.Backend{Type: "ipip"}, []string{"BE-03"}, nil},
-		"DirectRouting": {direct, []string{"BE-06", "DP-04", "DP-05"}, nil},
-		"alloc":         {topology.Backend{Type: "alloc"}, nil, map[string]string{"NM-02": ofAny, "TTL-02": ofAny, "TTL-03": ofAny, "MTU": ofAny}},
+		"host-gw": {hostGW, []string{"BE-01"}, map[string]string{
+			"NM-04": ofDevice, "MTU-03": "the backend host-gw takes nothing off the underlay's MTU",
+		}},
+		"wireguard": {topology.Backend{Type: "wireguard", ListenPort: 51820}, []string{"BE-04"}, map[string]string{"PF-01": inKernel}},
+		"udp": {topology.Backend{Type: "udp", Port: 8285}, []string{"BE-02", "TTL-04"}, map[string]string{
+			"TTL-02": ofKernel, "TTL-03": ofKernel, "PF-01": inKernel,
+		}},
+		"ipip": {topology.Backend{Type: "ipip"}, []string{"BE-03"}, map[string]string{"PF-01": inKernel}},
+		"DirectRouting": {direct, []string{"BE-06", "DP-04", "DP-05"}, map[string]string{
+			"NM-04": ofDevice, "MTU-03": "no two nodes with pods have a tunnel between them",
+		}},
+		"alloc": {topology.Backend{Type: "alloc"}, nil, map[string]string{
+			"NM-02": ofAny, "NM-04": ofDevice, "NM-05": ofAny, "TTL-02": ofAny, "TTL-03": ofAny,
+			"MTU-01": ofAny, "MTU-02": ofAny, "MTU-03": ofAny, "MTU-04": ofAny, "MTU-05": ofAny,
+			"NT-01": ofAny, "PF-01": inKernel, "PF-02": ofAny,
+		}},
 	} {
 		notApplicable := maps.Clone(never)
 		maps.Copy(notApplicable, c.besides)
@@ -185,7 +204,7 @@ func TestNotOurBusiness(t *testing.T) {
 	} {
 		lab.Exec(t, "node-1", strings.Fields(cmd)...)
 	}
-	r := run(t, lab, suite.Options{}, "NM-0[1-6]", "TTL", "DP-0[1-4]", "CP", "WF", "MTU-0[12]")
+	r := run(t, lab, suite.Options{}, "NM-0[1-6]", "TTL", "DP-0[1-4]", "CP-0[1-35]", "WF", "MTU-0[1-6]", "SE")
 	allPass(t, r)
 	if !slices.ContainsFunc(r.States["node-1"].RoutesVia("flannel.1"), func(r probe.Route) bool { return r.Dst.Addr().Is6() }) {
 		t.Error("IPv6 did not come up, so that nothing is shown")
@@ -309,7 +328,7 @@ func TestManyNodes(t *testing.T) {
 		t.Skip("not with -short: it makes 48 namespaces")
 	}
 	lab := labtest.Up(t, labtest.Plan(16, 2, 1500))
-	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM", "TTL", "DP-0[1-4]", "CP", "WF", "MTU-0[12]")
+	r := run(t, lab, suite.Options{MaxPairs: 300}, "NM-0[1-6]", "TTL", "DP-0[1-4]", "CP-0[1-35]", "WF", "MTU-0[1-6]", "SE")
 	allPass(t, r)
 	for _, res := range r.Results {
 		if res.ID == "TTL-03" && !strings.HasPrefix(res.Evidence, "300 of 960 pairs, ttl=62") {

@@ -54,12 +54,17 @@ func wireChecks() []suite.Check {
 	}
 }
 
+// exchangesOnUnderlay names what the checks on the wire of one family share.
+func exchangesOnUnderlay(plan *topology.Plan) string {
+	return fmt.Sprintf("exchanges on the underlay of %s", plan.Network.Network)
+}
+
 // wireCheck judges every packet that the exchanges have put on the underlay
 // and shows one of them; absence judges those that should have been there and
 // were not.
 func wireCheck(judge func(*suite.Env, packet), show func(packet) string, absence func(*suite.Env, []packet) error) func(context.Context, *suite.Env) error {
 	return func(ctx context.Context, env *suite.Env) error {
-		x, err := suite.Shared(env, fmt.Sprintf("exchanges on the underlay of %s", env.Plan().Network.Network), func(ctx context.Context) (*exchanges, error) {
+		x, err := suite.Shared(env, exchangesOnUnderlay(env.Plan()), func(ctx context.Context) (*exchanges, error) {
 			return exchange(ctx, env, ringOfFlows(env.Plan()))
 		})
 		if err != nil {

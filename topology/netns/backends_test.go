@@ -2,10 +2,16 @@ package netns
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/overlab/overlab/internal/nstest"
 )
 
 // TestBackendsThatCannotBe: a lab that could not come up is refused, and why.
@@ -64,5 +70,58 @@ func TestMeshOfRoutes(t *testing.T) {
 		if len(w.missing) != step.left {
 			t.Errorf("after a route to %s, %d are missing", step.dst, len(w.missing))
 		}
+	}
+}
+
+// TestMeshNeedsCarriers: routes are not enough, as a device without a carrier
+// drops what it is given.
+//
+//	veth1 --- veth2, down at first
+func TestMeshNeedsCarriers(t *testing.T) {
+	set := nstest.New(t)
+	inside := func(do func() error) {
+		t.Helper()
+		if err := set.Do(do); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inside(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "veth1"
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "veth2"}); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName("veth1")
+		if err == nil {
+			err = netlink.LinkSetUp(l)
+		}
+		if err != nil {
+			return err
+		}
+		_, dst, _ := net.ParseCIDR("10.244.1.0/24")
+		return netlink.RouteAdd(&netlink.Route{Dst: dst, LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK})
+	})
+	p := planOf(t, "spec: {nodes: [{name: a}, {name: b}]}\n")
+	wait := func(limit time.Duration) error {
+		m, err := watchMesh(p, &p.Nodes[0], &space{set: set})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		return m.wait(ctx)
+	}
+	if err := wait(100 * time.Millisecond); err == nil || !strings.Contains(err.Error(), "the device of the route to 10.244.1.0/24 has no carrier") {
+		t.Errorf("with a device that has no carrier: %v", err)
+	}
+	inside(func() error {
+		l, err := netlink.LinkByName("veth2")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(l)
+	})
+	if err := wait(30 * time.Second); err != nil {
+		t.Error(err)
 	}
 }

@@ -72,6 +72,24 @@ func (p *Provider) checkPlugins(plan *topology.Plan) error {
 	return errors.Join(errs...)
 }
 
+// bundledList is the configuration of the pods that the bundled plugin wires,
+// where the spec has no list of its own.
+const bundledList = `{"cniVersion":"1.1.0","name":"cbr0","plugins":[{"type":"overlab-cni","delegate":{"hairpinMode":true,"isDefaultGateway":true}}]}`
+
+// Plugins returns the configuration list of a node, and the folders of its
+// plugins as processes inside the lab see them.
+func (l *outsideLab) Plugins(node string) (list []byte, path []string, err error) {
+	if l.plan.CNI.Conflist == nil {
+		return []byte(bundledList), pluginPath(l.plan), nil
+	}
+	n := l.plan.Node(node)
+	if n == nil {
+		return nil, nil, known(l.plan, node)
+	}
+	list, err = l.plan.ConflistOn(n)
+	return list, pluginPath(l.plan), err
+}
+
 // pluginsOf lists the executables that a list names, each once: its plugins,
 // and the address managers and delegates that they call.
 func pluginsOf(list *libcni.NetworkConfigList) []string {

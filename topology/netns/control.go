@@ -25,6 +25,10 @@ const (
 	// when that has ended, and starts it again when the client sends anything,
 	// or goes away; the client's second answer says how that went.
 	opHold = "hold"
+	// opEnd ends an agent or the store as opHold does, and opStart starts it
+	// again, whoever asks.
+	opEnd   = "end"
+	opStart = "start"
 )
 
 // request is a client's first message. A run request carries the three

@@ -2,9 +2,11 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"sync"
 
 	"github.com/overlab/overlab/internal/netns"
 	"github.com/overlab/overlab/topology"
@@ -22,6 +24,13 @@ const ReportFolder = "report"
 
 // InsideReports is that folder as processes inside the lab see it.
 func InsideReports() string { return stateLink + "/" + ReportFolder }
+
+// FaultsFile is where, in the state folder, it is remembered which faults are
+// in the lab.
+const FaultsFile = "faults.json"
+
+// InsideFaults is that file as processes inside the lab see it.
+func InsideFaults() string { return stateLink + "/" + FaultsFile }
 
 // outsideLab is a running lab as a process of the host sees it: it can run
 // processes inside, and cannot enter.
@@ -70,6 +79,20 @@ func (l *outsideLab) HoldAgent(_ context.Context, node string) (release func(con
 // when the calling process ends.
 func (l *outsideLab) HoldStore(context.Context) (release func(context.Context) error, err error) {
 	return hold(l.dir, request{Op: opHold})
+}
+
+// End ends a node's agent, or with an empty name the store, until Start. It
+// outlives the calling process; what is ended already stays so.
+func (l *outsideLab) End(_ context.Context, node string) error {
+	_, err := ask(l.dir, request{Op: opEnd, Node: node})
+	return err
+}
+
+// Start starts again what End ended, and returns when it is ready; what runs
+// goes on.
+func (l *outsideLab) Start(_ context.Context, node string) error {
+	_, err := ask(l.dir, request{Op: opStart, Node: node})
+	return err
 }
 
 // Namespace implements topology.Lab.
@@ -123,20 +146,42 @@ func (n *remoteNamespace) Run(ctx context.Context, p topology.Process) (int, err
 }
 
 // insideLab is the lab that the process runs inside of.
-type insideLab struct{ outsideLab }
+type insideLab struct {
+	outsideLab
+	mu sync.Mutex
+	// open are the namespaces that were asked for, each of three descriptors.
+	open map[string]*localNamespace
+}
 
 func openInside() (*insideLab, error) {
 	p, err := readPlan(stateLink + "/" + planFile)
 	if err != nil {
 		return nil, err
 	}
-	return &insideLab{outsideLab{plan: p, dir: stateLink}}, nil
+	return &insideLab{outsideLab: outsideLab{plan: p, dir: stateLink}, open: map[string]*localNamespace{}}, nil
+}
+
+// Close implements topology.Lab; namespaces that the lab gave end with it.
+func (l *insideLab) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, ns := range l.open {
+		errs = append(errs, ns.set.Close())
+	}
+	clear(l.open)
+	return errors.Join(append(errs, l.outsideLab.Close())...)
 }
 
 // Namespace implements topology.Lab; the result is topology.Local.
 func (l *insideLab) Namespace(name string) (topology.Namespace, error) {
 	if err := known(l.plan, name); err != nil {
 		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ns := l.open[name]; ns != nil {
+		return ns, nil
 	}
 	mount := nsPath(name, "mnt")
 	if _, err := os.Lstat(mount); err != nil {
@@ -146,7 +191,8 @@ func (l *insideLab) Namespace(name string) (topology.Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &localNamespace{remoteNamespace{dir: l.dir, name: name}, set}, nil
+	l.open[name] = &localNamespace{remoteNamespace{dir: l.dir, name: name}, set}
+	return l.open[name], nil
 }
 
 // localNamespace is a namespace that the process may enter.
@@ -164,6 +210,3 @@ func (n *localNamespace) Do(fn func() error) error { return n.set.Do(fn) }
 func (n *localNamespace) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return n.set.Dial(ctx, network, address)
 }
-
-// Close lets go of the namespace.
-func (n *localNamespace) Close() error { return n.set.Close() }

@@ -2,8 +2,10 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlab/overlab/internal/netns"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -30,15 +33,19 @@ type meshWatch struct {
 	node string
 	// networks are the overlay's, one for each of its families.
 	networks []netip.Prefix
-	missing  map[netip.Prefix]bool
-	updates  chan netlink.RouteUpdate
-	stop     chan struct{}
+	// peers are the other nodes' subnets, missing those without a route.
+	peers, missing map[netip.Prefix]bool
+	// down: a route came while its device had no carrier.
+	down    bool
+	set     *netns.Set
+	updates chan netlink.RouteUpdate
+	stop    chan struct{}
 }
 
 // watchMesh begins to watch a node before its agent starts.
 func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error) {
 	w := &meshWatch{
-		node: n.Name, networks: []netip.Prefix{p.Network.Network, p.Network.IPv6Network}, missing: map[netip.Prefix]bool{},
+		node: n.Name, set: s.set, networks: []netip.Prefix{p.Network.Network, p.Network.IPv6Network}, peers: map[netip.Prefix]bool{},
 		updates: make(chan netlink.RouteUpdate, 2*len(p.Nodes)), stop: make(chan struct{}),
 	}
 	for i := range p.Nodes {
@@ -46,11 +53,12 @@ func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error)
 		if peer.Name == n.Name || peer.Agent.ByHand || !p.Network.Backend.Connects() {
 			continue
 		}
-		w.missing[peer.PodCIDR] = true
+		w.peers[peer.PodCIDR] = true
 		if peer.PodCIDR6.IsValid() {
-			w.missing[peer.PodCIDR6] = true
+			w.peers[peer.PodCIDR6] = true
 		}
 	}
+	w.missing = maps.Clone(w.peers)
 	err := s.set.Do(func() error {
 		return netlink.RouteSubscribeWithOptions(w.updates, w.stop, netlink.RouteSubscribeOptions{ListExisting: true})
 	})
@@ -60,7 +68,7 @@ func watchMesh(p *topology.Plan, n *topology.Node, s *space) (*meshWatch, error)
 	return w, nil
 }
 
-// wait returns when no peer is missing.
+// wait returns when no peer is missing, and every route carries packets.
 func (w *meshWatch) wait(ctx context.Context) error {
 	defer close(w.stop)
 	for len(w.missing) > 0 {
@@ -74,22 +82,72 @@ func (w *meshWatch) wait(ctx context.Context) error {
 			return fmt.Errorf("node %s has no route to %s: %w", w.node, w.first(), context.Cause(ctx))
 		}
 	}
+	if w.down {
+		return w.waitCarrier(ctx)
+	}
 	return nil
 }
 
+// waitCarrier returns when no route leads to a device without a carrier, which
+// drops what it is to send. A TUN device has one when its process has opened it,
+// and the kernel takes note a moment later, of which it tells no listener for
+// routes.
+func (w *meshWatch) waitCarrier(ctx context.Context) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		down, err := w.linkdown()
+		if err != nil || down == nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("node %s: the device of the route to %s has no carrier: %w", w.node, down, context.Cause(ctx))
+		}
+	}
+}
+
+// linkdown returns the destination of a route whose device has no carrier, nil
+// if there is none.
+func (w *meshWatch) linkdown() (dst *net.IPNet, err error) {
+	err = w.set.Do(func() error {
+		routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			err = nil // what is wrong in the list is looked at again
+		}
+		for _, r := range routes {
+			if to, ok := prefixOf(r.Dst); ok && w.awaited(to) && r.Flags&unix.RTNH_F_LINKDOWN != 0 {
+				dst = r.Dst
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the routes of node %s: %w", w.node, err)
+	}
+	return dst, nil
+}
+
+// awaited reports whether routes to a destination are for peers.
+func (w *meshWatch) awaited(dst netip.Prefix) bool {
+	return w.peers[dst] || slices.Contains(w.networks, dst)
+}
+
 func (w *meshWatch) note(u netlink.RouteUpdate) {
-	if u.Dst == nil {
-		return
-	}
-	addr, ok := netip.AddrFromSlice(u.Dst.IP)
-	if !ok {
-		return
-	}
-	ones, _ := u.Dst.Mask.Size()
-	dst := netip.PrefixFrom(addr.Unmap(), ones)
-	if u.Type == unix.RTM_NEWROUTE {
+	if dst, ok := prefixOf(u.Dst); ok && u.Type == unix.RTM_NEWROUTE {
 		w.noteRoute(dst)
+		w.down = w.down || u.Flags&unix.RTNH_F_LINKDOWN != 0 && w.awaited(dst)
 	}
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), ones), ok
 }
 
 func (w *meshWatch) noteRoute(dst netip.Prefix) {

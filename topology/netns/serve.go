@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -58,6 +59,8 @@ func (l *lab) answer(p *peer) error {
 		return p.send(l.restartAgent(req.Node))
 	case opHold:
 		return l.hold(p, req.Node)
+	case opEnd, opStart:
+		return p.send(l.keepEnded(req.Op, req.Node))
 	case opRun:
 		return l.run(p, req, files)
 	default:
@@ -81,20 +84,9 @@ func (l *lab) restartAgent(node string) response {
 // hold keeps a node's agent, or the store, ended for as long as the client
 // wants and lives.
 func (l *lab) hold(p *peer, node string) error {
-	limited := func() (context.Context, context.CancelFunc) {
-		return context.WithTimeout(context.Background(), max(2*restartMost, 2*storeTimeout))
-	}
-	end := l.holdStore
-	if node != "" {
-		a := l.agents[node]
-		if a == nil {
-			return p.send(response{Error: fmt.Sprintf("no node %s with an agent in lab %s", node, l.plan.Name)})
-		}
-		end = a.hold
-	}
-	ctx, cancel := limited()
+	ctx, cancel := holdTime()
 	defer cancel()
-	release, err := end(ctx)
+	release, err := l.end(ctx, node)
 	if err != nil {
 		return p.send(response{Error: err.Error()})
 	}
@@ -102,7 +94,7 @@ func (l *lab) hold(p *peer, node string) error {
 	if err == nil {
 		_, err = p.receive(new(struct{}))
 	}
-	again, cancel := limited()
+	again, cancel := holdTime()
 	defer cancel()
 	failed := release(again)
 	if err != nil {
@@ -113,6 +105,52 @@ func (l *lab) hold(p *peer, node string) error {
 		resp.Error = failed.Error()
 	}
 	return p.send(resp)
+}
+
+// holdTime is how long an agent, or the store, may take to end or to come back.
+func holdTime() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), max(2*restartMost, 2*storeTimeout))
+}
+
+// end ends a node's agent, or the store where no node is named, until release.
+func (l *lab) end(ctx context.Context, node string) (release func(context.Context) error, err error) {
+	if node == "" {
+		return l.holdStore(ctx)
+	}
+	a := l.agents[node]
+	if a == nil {
+		return nil, fmt.Errorf("no node %s with an agent in lab %s", node, l.plan.Name)
+	}
+	return a.hold(ctx)
+}
+
+// ended are the releases of what was ended by opEnd, by node.
+type ended struct {
+	mu       sync.Mutex
+	releases map[string]func(context.Context) error
+}
+
+// keepEnded ends an agent or the store, or starts it again.
+func (l *lab) keepEnded(op, node string) response {
+	ctx, cancel := holdTime()
+	defer cancel()
+	l.ended.mu.Lock()
+	defer l.ended.mu.Unlock()
+	release := l.ended.releases[node]
+	var err error
+	switch {
+	case op == opEnd && release == nil:
+		if release, err = l.end(ctx, node); err == nil {
+			l.ended.releases[node] = release
+		}
+	case op == opStart && release != nil:
+		delete(l.ended.releases, node)
+		err = release(ctx)
+	}
+	if err != nil {
+		return response{Error: err.Error()}
+	}
+	return response{}
 }
 
 // holdStore ends the store, whose data stay.

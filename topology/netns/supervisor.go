@@ -51,6 +51,7 @@ type lab struct {
 	store  *store
 	// storeHeld is locked while the store is ended for a client.
 	storeHeld sync.Mutex
+	ended     ended
 	phases    []topology.Phase
 	reports   *json.Encoder
 }
@@ -67,6 +68,7 @@ func Supervise(ctx context.Context, o SuperviseOptions) error {
 	l := &lab{
 		opts: o, procs: newProcesses(),
 		spaces: map[string]*space{}, agents: map[string]*agent{},
+		ended:   ended{releases: map[string]func(context.Context) error{}},
 		reports: json.NewEncoder(pipe),
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)

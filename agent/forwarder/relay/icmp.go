@@ -12,9 +12,9 @@ import (
 
 // ICMP errors that a relay sends: type in the upper byte, code in the lower.
 const (
-	netUnreachable      = 3<<8 | 0
-	fragmentationNeeded = 3<<8 | 4
-	timeExceeded        = 11<<8 | 0
+	netUnreachable      = 0x0300
+	fragmentationNeeded = 0x0304
+	timeExceeded        = 0x0b00
 )
 
 const (

@@ -11,11 +11,14 @@ import (
 
 const (
 	etherIPv4 = 0x0800
+	etherARP  = 0x0806
 	etherIPv6 = 0x86dd
 
 	protoICMP   = 1
+	protoIPIP   = 4
 	protoTCP    = 6
 	protoUDP    = 17
+	protoESP    = 50
 	protoICMPv6 = 58
 )
 
@@ -42,7 +45,7 @@ func All() Filter { return Filter{} }
 // EtherType accepts the frames of one Ethernet protocol, as 0x0806 for ARP.
 func EtherType(typ uint16) Filter {
 	return Filter{fmt.Sprintf("ether proto 0x%04x", typ), func(p *program, accept, refuse label) {
-		p.add(bpf.LoadAbsolute{Off: 12, Size: 2})
+		p.load(12, 2)
 		p.jumpIf(bpf.JumpEqual, uint32(typ), accept, refuse)
 	}}
 }
@@ -84,14 +87,14 @@ func UDPPort(port uint16) Filter {
 		udp, first, other := p.label(), p.label(), p.label()
 		p.emitProtocol(protoUDP, udp, refuse)
 		p.mark(udp)
-		p.add(bpf.LoadAbsolute{Off: 20, Size: 2})
+		p.load(20, 2)
 		p.jumpIf(bpf.JumpBitsSet, 0x1fff, refuse, first)
 		p.mark(first)
-		p.add(bpf.LoadMemShift{Off: 14})
-		p.add(bpf.LoadIndirect{Off: 14, Size: 2})
+		p.add(bpf.LoadMemShift{Off: p.base + 14})
+		p.add(bpf.LoadIndirect{Off: p.base + 14, Size: 2})
 		p.jumpIf(bpf.JumpEqual, uint32(port), accept, other)
 		p.mark(other)
-		p.add(bpf.LoadIndirect{Off: 16, Size: 2})
+		p.add(bpf.LoadIndirect{Off: p.base + 16, Size: 2})
 		p.jumpIf(bpf.JumpEqual, uint32(port), accept, refuse)
 	}}
 }
@@ -150,6 +153,8 @@ type program struct {
 	code   []bpf.Instruction
 	jumps  map[int][2]label
 	places []int
+	// base is where the frame that is looked at begins.
+	base uint32
 }
 
 func (p *program) label() label {
@@ -177,10 +182,10 @@ func (p *program) emitProtocol(number uint8, accept, refuse label) {
 // offset in bytes.
 func (p *program) emitNumber(ether, at uint32, number uint8, accept, refuse label) {
 	ip := p.label()
-	p.add(bpf.LoadAbsolute{Off: 12, Size: 2})
+	p.load(12, 2)
 	p.jumpIf(bpf.JumpEqual, ether, ip, refuse)
 	p.mark(ip)
-	p.add(bpf.LoadAbsolute{Off: at, Size: 1})
+	p.load(at, 1)
 	p.jumpIf(bpf.JumpEqual, uint32(number), accept, refuse)
 }
 

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/overlab/overlab/harness/oracle"
+	"github.com/overlab/overlab/labs"
+)
+
+// TestDiffOfLabs: what a lab has when it is up is what the oracle says, on
+// every lab that ships and with every backend, wherever this machine can run
+// it. The node of by-hand has no agent, and lacks just what one would make.
+func TestDiffOfLabs(t *testing.T) {
+	for name, backend := range map[string]string{
+		"udp": "{Backend: {Type: udp}}", "ipip": "{Backend: {Type: ipip}}", "ipip-direct": "{Backend: {Type: ipip, DirectRouting: true}}",
+		"alloc": "{Backend: {Type: alloc}}", "nftables": "{EnableNFTables: true}",
+		"options": "{Backend: {Type: vxlan, VNI: 7, Port: 4789, GBP: true, Learning: true}}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "lab.yaml")
+			spec := "apiVersion: overlab/v1alpha1\nkind: Lab\nmetadata: {name: lab}\nspec: {network: " + backend + "}\n"
+			if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			diffOf(t, file)
+		})
+	}
+	for _, l := range labs.All() {
+		t.Run(l.Name, func(t *testing.T) {
+			if l.Name != "by-hand" {
+				diffOf(t, l.Name)
+				return
+			}
+			o := newOverlab(t)
+			upOrSkip(t, o, l.Name)
+			d := o.diff(t, 1)
+			for _, e := range d.Entries {
+				if e.Space() != "by-hand" && e.Peer != "by-hand" {
+					t.Errorf("it is not of the node without an agent: %s %s", e.Space(), e)
+				}
+			}
+			if len(d.Entries) != 15 {
+				t.Errorf("%d differences, want 15", len(d.Entries))
+			}
+		})
+	}
+}
+
+// diffOf brings a lab up, and expects no difference.
+func diffOf(t *testing.T, lab string) {
+	t.Helper()
+	o := newOverlab(t)
+	upOrSkip(t, o, lab)
+	if d := o.diff(t, 0); len(d.Unread) > 0 {
+		t.Errorf("not compared: %q", d.Unread)
+	}
+}
+
+// upOrSkip brings a lab up, unless this machine cannot.
+func upOrSkip(t *testing.T, o *overlab, lab string) {
+	t.Helper()
+	needLabs(t)
+	r := o.run(t, "up", lab)
+	if r.code != 0 && (strings.Contains(r.err, "/dev/net/tun") || strings.Contains(r.err, "overlab: kernel ")) { // it lacks something
+		t.Skipf("SKIPPED, NOT TESTED: %s", r.err)
+	}
+	if r.code != 0 {
+		t.Fatalf("overlab up %s: %s", lab, r)
+	}
+}
+
+// diff runs overlab diff -o json, which ends with the code.
+func (o *overlab) diff(t *testing.T, code int, args ...string) oracle.Diff {
+	t.Helper()
+	var d oracle.Diff
+	r := o.run(t, append([]string{"diff", "-o", "json"}, args...)...)
+	if r.code != code {
+		t.Fatalf("overlab diff: %s", r)
+	}
+	if err := json.Unmarshal([]byte(r.out), &d); err != nil {
+		t.Fatalf("overlab diff: %v: %s", err, r)
+	}
+	return d
+}
+
+// TestDiffCommand: the text, the exit codes, and one node or pod alone.
+//
+//	master --- node-1 --- node-2     172.16.1.0/24
+//	pod-1,2    pod-3,4    pod-5,6
+func TestDiffCommand(t *testing.T) {
+	needLabs(t)
+	o := newOverlab(t)
+	o.must(t, "up")
+	if r := o.run(t, "diff"); r.code != 0 || r.out != "no difference: 171 entries on 9 namespaces\n" {
+		t.Errorf("a lab that is as it ought to be: %s", r)
+	}
+	o.must(t, "exec", "node-1", "--", "sed", "-i", "s/MTU=1450/MTU=1500/", "/run/flannel/subnet.env")
+	o.must(t, "exec", "pod-3", "--", "ip", "route", "del", "10.244.0.0/16")
+	o.must(t, "exec", "pod-5", "--", "ip", "route", "del", "default")
+	r := o.run(t, "diff", "--mend", "pod-3")
+	if want := `pod-3
+  ip route
+  - 10.244.0.0/16 via 10.244.1.1 dev eth0  # the overlay
+      $ ip route replace 10.244.0.0/16 via 10.244.1.1 dev eth0
+
+1 difference on 1 of 1 namespace: 1 missing
+`; r.code != 1 || r.out != want {
+		t.Errorf("pod-3: %s\nwant\n%s", r, want)
+	}
+	d := o.diff(t, 1)
+	if d.APIVersion == "" || len(d.Compared) != 9 {
+		t.Errorf("version %q, compared %q", d.APIVersion, d.Compared)
+	}
+	for _, space := range []string{"pod-3", "pod-5"} {
+		if len(d.In(space)) != 1 {
+			t.Errorf("%s differs in %v, want in a route", space, d.In(space))
+		}
+	}
+	for _, e := range d.Entries {
+		o.must(t, "exec", e.Space(), "--", "sh", "-c", e.Mend)
+	}
+	o.diff(t, 0)
+	o.diff(t, 0, "node-1", "pod-3")
+	if r := o.run(t, "diff", "node-9"); r.code != 2 || !strings.Contains(r.err, `no node or pod "node-9"`) {
+		t.Errorf("an unknown node: %s", r)
+	}
+	if names := strings.Split(o.must(t, "__complete", "diff", "node-1", ""), "\n"); slices.ContainsFunc(names, func(s string) bool { return strings.HasPrefix(s, "node-1\t") }) || !slices.ContainsFunc(names, func(s string) bool { return strings.HasPrefix(s, "pod-3\t") }) {
+		t.Errorf("completion offers %q", names)
+	}
+}

@@ -1,0 +1,118 @@
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+)
+
+// The protocol between a session and `overlab probe`: JSON, one message a line.
+// The session sends calls, in any number at once; each is answered by a reply
+// of the same ID, in any order. A call of kind cancel ends the one of its ID.
+type (
+	call struct {
+		ID      uint64          `json:"id"`
+		Kind    string          `json:"kind"`
+		Request json.RawMessage `json:"request,omitempty"`
+	}
+	reply struct {
+		ID     uint64          `json:"id"`
+		Answer json.RawMessage `json:"answer,omitempty"`
+		Error  string          `json:"error,omitempty"`
+	}
+)
+
+const (
+	kindCancel = "cancel"
+	// kindHello is the first call; its answer is wireVersion.
+	kindHello = "hello"
+	// wireVersion is the version of it all.
+	wireVersion = "overlab/probe/v1alpha1"
+)
+
+// handlers answer each kind of call by a session's method. A new kind is one
+// line.
+func handlers() map[string]func(context.Context, *Session, json.RawMessage) (any, error) {
+	return map[string]func(context.Context, *Session, json.RawMessage) (any, error){
+		kindHello: handler(func(context.Context, *Session, struct{}) (string, error) { return wireVersion, nil }),
+		kindPing:  handler(func(ctx context.Context, s *Session, p Ping) (Pong, error) { return s.Ping(ctx, p) }),
+		kindEcho:  handler(func(ctx context.Context, s *Session, e Echo) (EchoReply, error) { return s.Echo(ctx, e) }),
+		kindEchoPort: handler(func(_ context.Context, s *Session, t Transport) (uint16, error) {
+			return s.EchoPort(t)
+		}),
+		kindState: handler(func(ctx context.Context, s *Session, _ struct{}) (*State, error) { return s.State(ctx) }),
+		kindReadFile: handler(func(ctx context.Context, s *Session, path string) ([]byte, error) {
+			return s.ReadFile(ctx, path)
+		}),
+		kindSysctls: handler(func(ctx context.Context, s *Session, keys []string) (map[string]string, error) {
+			return s.Sysctls(ctx, keys...)
+		}),
+		kindChange: handler(func(ctx context.Context, s *Session, changes []Change) (struct{}, error) {
+			return struct{}{}, s.Change(ctx, changes...)
+		}),
+		kindBurst: handler(func(ctx context.Context, s *Session, b Burst) (struct{}, error) {
+			return struct{}{}, s.Burst(ctx, b)
+		}),
+		kindInject: handler(func(ctx context.Context, s *Session, i injection) (struct{}, error) {
+			return struct{}{}, s.Inject(ctx, i.Interface, i.Frames...)
+		}),
+	}
+}
+
+// handler reads a request of its type and has it answered.
+func handler[Q, A any](do func(context.Context, *Session, Q) (A, error)) func(context.Context, *Session, json.RawMessage) (any, error) {
+	return func(ctx context.Context, s *Session, request json.RawMessage) (any, error) {
+		var q Q
+		if err := json.Unmarshal(request, &q); err != nil {
+			return nil, fmt.Errorf("read the request: %w", err)
+		}
+		return do(ctx, s, q)
+	}
+}
+
+// Hop is one step of a traceroute.
+type Hop struct {
+	TTL int `json:"ttl"`
+	// From is who answered; invalid if nobody did.
+	From netip.Addr `json:"from,omitzero"`
+	Pong Pong       `json:"pong"`
+}
+
+// Traceroute pings a destination with growing TTL until it answers, an error
+// other than exceeded time comes, or most hops were tried, 30 if zero. p says
+// how to ping; its TTL is not used.
+func (s *Session) Traceroute(ctx context.Context, p Ping, most int) ([]Hop, error) {
+	if most == 0 {
+		most = 30
+	}
+	var hops []Hop
+	for ttl := 1; ttl <= most; ttl++ {
+		p.TTL, p.Count = ttl, 1
+		pong, err := s.Ping(ctx, p)
+		if err != nil {
+			return hops, err
+		}
+		h := Hop{TTL: ttl, Pong: pong}
+		switch {
+		case len(pong.Replies) > 0:
+			h.From = pong.Replies[0].From
+			return append(hops, h), nil
+		case pong.Error != nil:
+			h.From = pong.Error.From
+			if !pong.Error.exceeded() {
+				return append(hops, h), nil
+			}
+		case pong.Refused != nil:
+			return append(hops, h), nil
+		}
+		hops = append(hops, h)
+	}
+	return hops, nil
+}
+
+// exceeded reports whether the TTL or hop limit has run out on the way (RFC
+// 792; RFC 4443 section 3.3).
+func (e *ICMPError) exceeded() bool {
+	return e.Code == 0 && (e.From.Is4() && e.Type == 11 || e.From.Is6() && e.Type == 3)
+}
