@@ -64,6 +64,9 @@ const (
 	Masquerade Feature = "agent that masquerades"
 	// EtcdStore: the leases live in etcd.
 	EtcdStore Feature = "etcd store"
+	// NoKubeProxy: no kube-proxy filters what is forwarded (it drops what
+	// connection tracking takes for invalid) and masquerades what bears 0x4000.
+	NoKubeProxy Feature = "node without kube-proxy"
 	// Leases: the leases are where the harness can read and write them.
 	Leases Feature = "store of leases"
 )
@@ -137,6 +140,7 @@ func Features(p *topology.Plan) []Feature {
 		{InKernel, b.Type == "vxlan" || b.Type == "host-gw"},
 		{Masquerade, slices.ContainsFunc(p.Nodes, func(n topology.Node) bool { return n.Agent.IPMasq && !n.Agent.ByHand })},
 		{EtcdStore, p.Store.Type == "etcd"},
+		{NoKubeProxy, p.Store.Type != "kubernetes"},
 		{Leases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes"},
 	} {
 		if f.there {

@@ -42,7 +42,7 @@ func natChecks() []suite.Check {
 		{
 			ID: "NT-04", Title: "what bears the mark 0x4000 is not masqueraded",
 			Source: fromFlannel, Profiles: []string{model},
-			Needs: append(slices.Clone(masquerade), suite.Connects), // the answer goes to the overlay's address
+			Needs: append(slices.Clone(masquerade), suite.Connects, suite.NoKubeProxy), // the answer goes to the overlay's address
 			Run:   markReturns,
 		},
 	}
