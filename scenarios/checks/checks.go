@@ -41,6 +41,14 @@ const (
 	resilience = "resilience"
 )
 
+// Parts of the lab that disturbing checks change and judge.
+const (
+	// partContainers is what CNI plugins make on a node.
+	partContainers = "containers"
+	// partOverlay is the agents, the store, and what leads from node to node.
+	partOverlay = "overlay"
+)
+
 // All returns the catalogue in its order.
 func All() []suite.Check {
 	of4 := slices.Concat(modelChecks(), ttlChecks(), datapathChecks(), controlChecks(), wireChecks(), mtuChecks(), backendChecks())
