@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -55,6 +56,7 @@ broken, and 3 if nothing ran or all was inconclusive.`,
   overlab test TTL MTU --evidence /tmp/report
   overlab test RS --outage 30s
   overlab test --profile security --level C,H
+  overlab test --profile scale
   overlab test --level C,E --exemptions upstream.yaml
   overlab test -o json > report.json`,
 		ValidArgsFunction: completeChecks,
@@ -62,8 +64,8 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 	c.nameFlag(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
-	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C, or every level of the checks named)")
-	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C, or every level of the checks named, or of a profile without core checks)")
+	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles: "+strings.Join(checks.Profiles(), ", "))
 	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
@@ -78,7 +80,10 @@ broken, and 3 if nothing ran or all was inconclusive.`,
 		if err != nil {
 			return err
 		}
-		selection := f.selection(args)
+		selection, err := f.selection(s, args)
+		if err != nil {
+			return err
+		}
 		if f.list {
 			return c.listChecks(s, selection, f.output)
 		}
@@ -121,15 +126,32 @@ func (f *testFlags) readExemptions() error {
 	return nil
 }
 
-func (f *testFlags) selection(only []string) suite.Selection {
+// selection is what the flags choose. Where they say nothing of levels it is
+// every level of the checks that are named, and else the core checks; of a
+// profile that has none, those that it has.
+func (f *testFlags) selection(all *suite.Suite, only []string) (suite.Selection, error) {
 	s := suite.Selection{Only: only, Skip: f.skip, Profiles: f.profiles}
 	for _, l := range f.levels {
 		s.Levels = append(s.Levels, suite.Level(l))
 	}
-	if len(only) == 0 && len(f.levels) == 0 {
-		s.Levels = []suite.Level{suite.Core}
+	if len(only) > 0 || len(f.levels) > 0 {
+		return s, nil
 	}
-	return s
+	s.Levels = []suite.Level{suite.Core}
+	for _, p := range f.profiles {
+		checks, err := all.Select(suite.Selection{Profiles: []string{p}})
+		if err != nil {
+			return s, err
+		}
+		var levels []suite.Level
+		for _, k := range checks {
+			levels = append(levels, k.Level)
+		}
+		if !slices.Contains(levels, suite.Core) {
+			s.Levels = append(s.Levels, levels...)
+		}
+	}
+	return s, nil
 }
 
 // testInside runs this same command inside the lab, where its namespaces can
