@@ -133,8 +133,8 @@ func (a *attachments) take() []*cni.Container {
 	return there
 }
 
-// abandon lets the namespaces go of what the check has wired, and with them
-// their links.
+// abandon lets the namespaces go of what the check has wired. With them go their
+// links, when the kernel comes to it.
 func (a *attachments) abandon() error {
 	var errs []error
 	for _, c := range a.take() {
@@ -521,17 +521,7 @@ func (a *attachments) separate(ctx context.Context, subnet string) error {
 	// All that its containers have on the node goes with these, its rules
 	// excepted, and it has none: the subnet file says that the agent masquerades.
 	a.env.Restore("the network overlab-check of "+a.node.Name, func(ctx context.Context) error {
-		if err := a.abandon(); err != nil {
-			return err
-		}
-		st, err := a.session.State(ctx)
-		if err != nil {
-			return err
-		}
-		if st.Link(link) != nil {
-			err = a.session.Change(ctx, probe.Change{Delete: true, Link: link})
-		}
-		return errors.Join(err, a.session.RemoveAll(ctx, folder))
+		return errors.Join(a.session.DeleteBridge(ctx, link), a.abandon(), a.session.RemoveAll(ctx, folder))
 	})
 	if subnet != "" {
 		if err := a.session.WriteFile(ctx, folder+"/subnet.env", []byte(subnet)); err != nil {
