@@ -3,6 +3,8 @@ package topology
 import (
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // A Plan is a spec with every default filled and every name, address and MAC
@@ -203,6 +205,15 @@ type Agent struct {
 	Restart RestartPolicy `json:"restart"`
 	// ByHand says that no agent runs on the node.
 	ByHand bool `json:"byHand,omitempty"`
+}
+
+// Hardened reports whether it is the bundled overlabd with --harden.
+func (a Agent) Hardened() bool {
+	return len(a.Command) == 0 && !a.ByHand && slices.ContainsFunc(a.Args, func(s string) bool {
+		name, value, given := strings.Cut(s, "=")
+		on, err := strconv.ParseBool(value)
+		return (name == "--harden" || name == "-harden") && (!given || on && err == nil)
+	})
 }
 
 // RestartPolicy says after which ends a program is started again.
