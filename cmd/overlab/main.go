@@ -133,7 +133,7 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(),
-		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(),
+		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(), c.image(),
 		c.supervise(), c.probeFeatures(),
 	)
 	return root

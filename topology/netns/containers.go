@@ -16,7 +16,7 @@ import (
 
 	"github.com/moby/sys/userns"
 
-	"github.com/overlab/overlab/internal/ociimage"
+	"github.com/overlab/overlab/internal/podimage"
 	"github.com/overlab/overlab/topology"
 	"github.com/overlab/overlab/topology/netns/container"
 )
@@ -77,7 +77,7 @@ func (p *Provider) containerOptions(ctx context.Context, plan *topology.Plan) (C
 	o.Containerd, o.Runc = found["containerd"], found["runc"]
 	for _, image := range images(plan) {
 		if image == "" {
-			busybox, err := ociimage.FindBusybox()
+			busybox, err := podimage.FindBusybox(hostPath())
 			if err != nil {
 				err = fmt.Errorf("spec.image: is left out, and the image that overlab makes needs busybox: %w", err)
 			}
@@ -129,14 +129,7 @@ func openImages(plan *topology.Plan, o ContainerOptions) (map[string]imageSource
 		path, isFile := topology.ImageFile(image)
 		switch {
 		case image == "":
-			made, err := ociimage.Pod(o.Busybox)
-			if err != nil {
-				return nil, err
-			}
-			sources[image] = func(_ context.Context, w io.Writer) error {
-				_, err := made.Write(w)
-				return err
-			}
+			sources[image] = func(_ context.Context, w io.Writer) error { return podimage.Write(w, o.Busybox) }
 		case isFile:
 			f, err := os.Open(path)
 			if err != nil {
@@ -178,7 +171,7 @@ func (l *lab) prepareContainers(ctx context.Context, sources map[string]imageSou
 		i, err := importImage(ctx, r, source)
 		if err != nil {
 			if name == "" {
-				name = ociimage.PodName
+				name = podimage.Name
 			}
 			return fmt.Errorf("image %s: %w", name, err)
 		}
@@ -247,17 +240,23 @@ func (l *lab) startContainer(ctx context.Context, pod *topology.Pod) (*container
 	if err != nil {
 		return nil, err
 	}
-	return l.containers.runtime.Start(ctx, l.containers.images[pod.Image], container.Pod{
+	c, err := l.containers.runtime.Start(ctx, l.containers.images[pod.Image], container.Pod{
 		Name: pod.Name, ID: pod.ContainerID,
 		Net: nsPath(pod.Name, "net"), UTS: nsPath(pod.Name, "uts"),
 		Command: pod.Command,
 		Env:     []string{"HOSTNAME=" + pod.Name, "OVERLAB_LAB=" + l.plan.Name},
 		Files:   files,
-		Log:     filepath.Join(logsFolder, podLogFile(pod.Name)),
+		Log:     filepath.Join(logsFolder, "pod-"+pod.Name+".log"),
 	})
+	if err != nil {
+		return nil, err
+	}
+	// The pod's other links, and the checks, keep to the node's files.
+	if err := os.Symlink(fmt.Sprintf("/proc/%d/ns/mnt", c.Status().PID), nsPath(pod.Name, "root")); err != nil {
+		return nil, fmt.Errorf("publish the files of pod %s: %w", pod.Name, err)
+	}
+	return c, nil
 }
-
-func podLogFile(pod string) string { return "pod-" + pod + ".log" }
 
 // makePodFiles makes the files that a kubelet puts into every container, and
 // maps their paths there to where they are.

@@ -1,0 +1,13 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func (c command) image() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "Build the container images that labs and clusters need, without a registry",
+		Args:  cobra.NoArgs,
+	}
+	cmd.AddCommand(c.imagePod())
+	return cmd
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/overlab/overlab/internal/podimage"
+)
+
+func (c command) imagePod() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "pod",
+		Short: "Build the pods' container image from this machine's busybox",
+		Long: `Pod builds the image that the pods of a lab with runtime: containerd have, if
+the lab names none: busybox, linked statically, under the names of its commands,
+and one that waits. It needs no Docker, no registry and no base image; the same
+busybox gives the same image.`,
+		Example: `  overlab image pod -f pod.tar
+  ctr images import pod.tar
+  overlab image pod -f - | docker load`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "pod.tar", "the archive to write, - for standard output")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		busybox, err := podimage.FindBusybox(os.Getenv("PATH"))
+		if err != nil {
+			return fmt.Errorf("build the pods' image: %w", err)
+		}
+		if file == "-" {
+			return podimage.Write(c.out, busybox)
+		}
+		if err := podimage.WriteFile(file, busybox); err != nil {
+			return err
+		}
+		abs, err := filepath.Abs(file)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", file, err)
+		}
+		fmt.Fprintf(c.err, "%s, of %s\n", podimage.Name, busybox)
+		_, err = fmt.Fprintln(c.out, abs)
+		return err
+	}
+	return cmd
+}

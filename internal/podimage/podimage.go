@@ -1,0 +1,102 @@
+// Package podimage makes the container image of pods for which nobody named
+// one, of a busybox that this machine has.
+package podimage
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/overlab/overlab/internal/ociimage"
+)
+
+// Name is the image's reference.
+const Name = "overlab.local/pod:latest"
+
+// applets are the commands that the image links to busybox: what a person in a
+// pod looks around with, and what plays client and server.
+var applets = []string{
+	"ash", "awk", "cat", "chmod", "clear", "cp", "cut", "date", "dd", "df", "diff", "dmesg", "dnsdomainname", "du", "echo", "env",
+	"false", "find", "free", "grep", "head", "hexdump", "hostname", "httpd", "id", "ifconfig", "ip", "kill", "killall", "less", "ln", "ls",
+	"mkdir", "more", "mount", "mv", "nc", "netstat", "nslookup", "pgrep", "pidof", "ping", "ping6", "printf", "ps", "pwd", "rm", "rmdir",
+	"route", "sed", "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "tar", "tee", "telnet", "test", "tftp", "timeout", "top", "touch",
+	"tr", "traceroute", "true", "tty", "uname", "uniq", "uptime", "vi", "watch", "wc", "wget", "which", "whoami", "xargs", "yes",
+}
+
+// wait is what a pod of the image runs: it says what the pod is, and then waits
+// for its end, taking in the orphans that commands in the pod leave.
+const wait = `echo "pod $HOSTNAME has" $(ip -o addr show dev eth0 scope global | awk '{print $4}')
+trap 'exit 0' TERM
+while :; do sleep 3600 & wait $!; done`
+
+// ErrNoBusybox says that this machine has no busybox to make the image of.
+var ErrNoBusybox = errors.New("no busybox that is linked statically is in PATH: sudo apt-get install busybox-static")
+
+// Write writes the image as an archive (see ociimage.Write), of a program that
+// FindBusybox found. The same program gives the same image.
+func Write(w io.Writer, busybox string) error {
+	files := []ociimage.File{
+		{Path: "/bin/busybox", Mode: 0o755, Source: busybox},
+		{Path: "/etc/group", Mode: 0o644, Content: []byte("root:x:0:\n")},
+		{Path: "/etc/passwd", Mode: 0o644, Content: []byte("root:x:0:0:root:/root:/bin/sh\n")},
+		{Path: "/tmp/.keep", Mode: 0o644},
+	}
+	for _, a := range applets {
+		files = append(files, ociimage.File{Path: "/bin/" + a, Link: "busybox"})
+	}
+	return ociimage.Write(w, ociimage.Image{
+		Name:   Name,
+		Layers: []ociimage.Layer{ociimage.Files(files...)},
+		Config: v1.ImageConfig{
+			Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"},
+			Cmd: []string{"/bin/sh", "-c", wait},
+		},
+	})
+}
+
+// WriteFile writes the archive to a file, whole or not at all.
+func WriteFile(file, busybox string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(file), ".overlab-*")
+	if err != nil {
+		return fmt.Errorf("write the pods' image: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	if err := errors.Join(Write(f, busybox), f.Chmod(0o644), f.Close()); err != nil {
+		return fmt.Errorf("write the pods' image: %w", err)
+	}
+	return os.Rename(f.Name(), file)
+}
+
+// FindBusybox finds a busybox that needs no library in the folders of path;
+// ErrNoBusybox if there is none.
+func FindBusybox(path string) (string, error) {
+	for _, dir := range filepath.SplitList(path) {
+		for _, name := range []string{"busybox", "busybox.static", "busybox-static"} {
+			if file := filepath.Join(dir, name); static(file) {
+				return file, nil
+			}
+		}
+	}
+	return "", ErrNoBusybox
+}
+
+// static reports whether a file is a program that asks for no interpreter,
+// which would load its libraries.
+func static(file string) bool {
+	f, err := elf.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+}
