@@ -62,7 +62,7 @@ func (r *Runtime) Start(ctx context.Context, i *Image, p Pod) (*Container, error
 	}
 	task, err := made.NewTask(ctx, cio.LogFile(p.Log))
 	if err != nil {
-		return nil, fmt.Errorf("make the container of pod %s: %w", p.Name, err)
+		return nil, fmt.Errorf("start the program of pod %s, %q: %w", p.Name, spec.Process.Args, err)
 	}
 	// From now on it would be noticed if the program ended at once.
 	ended, err := task.Wait(r.context(context.WithoutCancel(ctx)))
