@@ -22,9 +22,9 @@ const Name = "overlab.local/pod:latest"
 // applets are the commands that the image links to busybox: what a person in a
 // pod looks around with, and what plays client and server.
 var applets = []string{
-	"ash", "awk", "cat", "chmod", "clear", "cp", "cut", "date", "dd", "df", "diff", "dmesg", "dnsdomainname", "du", "echo", "env",
-	"false", "find", "free", "grep", "head", "hexdump", "hostname", "httpd", "id", "ifconfig", "ip", "kill", "killall", "less", "ln", "ls",
-	"mkdir", "more", "mount", "mv", "nc", "netstat", "nslookup", "pgrep", "pidof", "ping", "ping6", "printf", "ps", "pwd", "rm", "rmdir",
+	"arping", "ash", "awk", "base64", "basename", "cat", "chmod", "clear", "cp", "cut", "date", "dd", "df", "diff", "dirname", "dmesg", "dnsdomainname", "du", "echo", "env",
+	"expr", "false", "find", "free", "grep", "head", "hexdump", "hostname", "httpd", "id", "ifconfig", "ip", "kill", "killall", "less", "ln", "ls",
+	"mkdir", "mktemp", "more", "mount", "mv", "nc", "netstat", "nslookup", "pgrep", "pidof", "ping", "ping6", "printf", "ps", "pwd", "readlink", "realpath", "rm", "rmdir",
 	"route", "sed", "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "tar", "tee", "telnet", "test", "tftp", "timeout", "top", "touch",
 	"tr", "traceroute", "true", "tty", "uname", "uniq", "uptime", "vi", "watch", "wc", "wget", "which", "whoami", "xargs", "yes",
 }
@@ -45,6 +45,7 @@ func Write(w io.Writer, busybox string) error {
 		{Path: "/bin/busybox", Mode: 0o755, Source: busybox},
 		{Path: "/etc/group", Mode: 0o644, Content: []byte("root:x:0:\n")},
 		{Path: "/etc/passwd", Mode: 0o644, Content: []byte("root:x:0:0:root:/root:/bin/sh\n")},
+		{Path: "/root/.keep", Mode: 0o644}, // a folder of a layer holds something
 		{Path: "/tmp/.keep", Mode: 0o644},
 	}
 	for _, a := range applets {
