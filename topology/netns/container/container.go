@@ -89,17 +89,20 @@ func (c *Container) watch(ended <-chan containerd.ExitStatus) {
 	code, at, err := how.Result()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.status.State = topology.ContainerEnded
-	c.status.PID, c.status.Ended = 0, at
-	switch {
-	case err != nil:
+	if err != nil { // containerd has ended, and the program may well run on
 		c.status.State, c.status.LastExit = topology.ContainerUnknown, err.Error()
-	case code > 128 && unix.SignalName(syscall.Signal(code-128)) != "":
-		n := syscall.Signal(code - 128)
-		c.status.LastExit = fmt.Sprintf("killed by signal %d (%s)", n, unix.SignalName(n))
-	default:
-		c.status.LastExit = fmt.Sprintf("exit code %d", code)
+		return
 	}
+	c.status.State, c.status.LastExit = topology.ContainerEnded, describeExit(code)
+	c.status.PID, c.status.Ended = 0, at
+}
+
+// describeExit reads the exit code of a runtime, which has 128+N for signal N.
+func describeExit(code uint32) string {
+	if n := syscall.Signal(code) - 128; code > 128 && unix.SignalName(n) != "" {
+		return fmt.Sprintf("killed by signal %d (%s)", n, unix.SignalName(n))
+	}
+	return fmt.Sprintf("exit code %d", code)
 }
 
 // Status describes the container now.

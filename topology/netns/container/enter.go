@@ -22,7 +22,7 @@ const entered = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.
 // it hands over descriptors and terminals as they are, so that signals, exit
 // codes and job control are those of the process itself.
 func (c *Container) Do(fn func() error) error {
-	if s := c.Status(); s.State != topology.ContainerRunning {
+	if s := c.Status(); s.State == topology.ContainerEnded {
 		return fmt.Errorf("the container of pod %s does not run: %s", s.Pod, s.LastExit)
 	}
 	return netns.Thread(func() error {

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/containerd/v2/core/introspection"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/platforms"
@@ -55,7 +57,7 @@ func Connect(ctx context.Context, o Options) (*Runtime, error) {
 		return nil, fmt.Errorf("connect to the lab's containerd: %w", err)
 	}
 	r := &Runtime{client: client, runc: o.Runc}
-	if r.snapshotter, err = chooseSnapshotter(r.context(ctx), client); err != nil {
+	if r.snapshotter, err = chooseSnapshotter(r.context(ctx), client.IntrospectionService()); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
 	return r, nil
@@ -84,21 +86,23 @@ func await(ctx context.Context, address string) (*containerd.Client, error) {
 // chooseSnapshotter returns the one by which containers share an image's files,
 // or where the kernel lays no overlay over the lab's folder, the one that copies
 // them.
-func chooseSnapshotter(ctx context.Context, client *containerd.Client) (string, error) {
-	found, err := client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1")
+func chooseSnapshotter(ctx context.Context, service introspection.Service) (string, error) {
+	found, err := service.Plugins(ctx, "type==io.containerd.snapshotter.v1")
 	if err != nil {
 		return "", fmt.Errorf("ask containerd for its snapshotters: %w", err)
 	}
-	usable := map[string]bool{}
-	for _, p := range found.Plugins {
-		usable[p.ID] = p.InitErr == nil
-	}
+	var why []string
 	for _, name := range []string{"overlayfs", "native"} {
-		if usable[name] {
-			return name, nil
+		for _, p := range found.Plugins {
+			if p.ID == name && p.InitErr == nil {
+				return name, nil
+			}
+			if p.ID == name {
+				why = append(why, name+": "+p.InitErr.GetMessage())
+			}
 		}
 	}
-	return "", errors.New("containerd has neither the overlayfs nor the native snapshotter")
+	return "", fmt.Errorf("containerd can lay out no image's files: %s", strings.Join(why, "; "))
 }
 
 // context adds the namespace, which every call needs.
