@@ -7,8 +7,8 @@ import (
 
 func TestEveryLabExpands(t *testing.T) {
 	all := All()
-	if len(all) != 15 {
-		t.Fatalf("%d labs ship, want default, five articles, seven for backends, one of dual stack and one without an agent", len(all))
+	if len(all) != 16 {
+		t.Fatalf("%d labs ship, want default, five articles, seven for backends, one of dual stack, one of containers and one without an agent", len(all))
 	}
 	for _, l := range all {
 		t.Run(l.Name, func(t *testing.T) {
