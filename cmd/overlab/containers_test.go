@@ -88,6 +88,7 @@ func TestContainers(t *testing.T) {
 		{"network", containerNetwork},
 		{"capabilities", containerCapabilities},
 		{"exit codes", containerExits},
+		{"terminal", containerTerminal},
 		{"logs", containerLogs},
 		{"kubectl", containerKubectl},
 		{"killed", containerKilled},
@@ -164,6 +165,20 @@ func containerExits(t *testing.T, o *overlab) {
 	cmd.Stdin = strings.NewReader("through\n")
 	if r := finish(t, cmd); r.out != "through\n" {
 		t.Error("standard input:", r)
+	}
+}
+
+func containerTerminal(t *testing.T, o *overlab) {
+	x := onTerminal(t, o.command("shell", "pod-3"))
+	x.expect(t, "root@pod-3:/# ")
+	x.typed(t, "stty size; readlink /bin/sh; sleep 1000\n")
+	x.expect(t, "33 99")
+	x.expect(t, "busybox")
+	x.typed(t, "\x03")
+	x.expect(t, "root@pod-3:/# ")
+	x.typed(t, "exit 5\n")
+	if code := x.exit(t); code != 5 {
+		t.Errorf("exit code %d", code)
 	}
 }
 
@@ -394,6 +409,35 @@ func TestManyContainers(t *testing.T) {
 	o.allPass(t, "NM-0[1-6]")
 	o.must(t, "down")
 	machine.unchanged(t, "after down")
+}
+
+// With control groups of version 2 it is the same: the lab makes none.
+func TestContainersOnCgroup2(t *testing.T) {
+	needContainers(t)
+	o := newOverlab(t)
+	lab := labFile(t, "spec: {runtime: containerd}\n")
+	r := finish(t, o.helper(helperCgroup2, unix.CLONE_NEWNS, 0, program(), "up", lab))
+	if r.code == helperFailed {
+		t.Skipf("SKIPPED, NOT TESTED: no control groups of version 2 can be mounted: %s", r.err)
+	}
+	if r.code != 0 {
+		t.Fatal(r)
+	}
+	contains(t, o.must(t, "exec", "pod-3", "--", "ping", "-c1", "10.244.2.2"), "1 packets received")
+	all := o.inspect(t).Status.Containers
+	for _, c := range all {
+		if c.State != topology.ContainerRunning {
+			t.Errorf("%+v", c)
+		}
+		groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/proc/%d/cgroup", o.supervisor(), c.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(groups), c.ID) {
+			t.Errorf("%s is in control groups of its own:\n%s", c.Pod, groups)
+		}
+	}
+	o.must(t, "down")
 }
 
 // Whenever the supervisor of a lab of containers is killed, nothing of it is
