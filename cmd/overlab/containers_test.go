@@ -170,12 +170,14 @@ func containerExits(t *testing.T, o *overlab) {
 
 func containerTerminal(t *testing.T, o *overlab) {
 	x := onTerminal(t, o.command("shell", "pod-3"))
-	x.expect(t, "root@pod-3:/# ")
-	x.typed(t, "stty size; readlink /bin/sh; sleep 1000\n")
-	x.expect(t, "33 99")
-	x.expect(t, "busybox")
+	const prompt = "root@pod-3:/# "
+	x.expect(t, prompt)
+	x.typed(t, "stty size; readlink /bin/sh\n")
+	contains(t, x.expect(t, prompt), "33 99", "busybox")
+	x.typed(t, "sh -c 'echo read''y; exec sleep 1000'\n")
+	x.expect(t, "ready")
 	x.typed(t, "\x03")
-	x.expect(t, "root@pod-3:/# ")
+	x.expect(t, prompt)
 	x.typed(t, "exit 5\n")
 	if code := x.exit(t); code != 5 {
 		t.Errorf("exit code %d", code)
@@ -362,7 +364,7 @@ func TestContainersThatAreRefused(t *testing.T) {
 		ociimage.Image{Name: "registry.example/a:1", Layers: []ociimage.Layer{ociimage.Files(ociimage.File{Path: "/a"})}},
 		ociimage.Image{Name: "registry.example/b:1", Layers: []ociimage.Layer{ociimage.Files(ociimage.File{Path: "/b"})}})
 	for _, c := range []struct{ name, spec, want string }{
-		{"no archive", "image: file:/none.tar", "spec.image: open /none.tar: no such file or directory"},
+		{"no archive", "image: file:/none.tar", "the image of pod pod-1: open /none.tar: no such file or directory"},
 		{"another file", "image: file:" + text, text + " is no archive of an image"},
 		{"no containerd", "image: busybox", "docker.io/library/busybox:latest would be read from containerd at /none.sock, and there is none"},
 		{"several images", "image: file:" + two, "the archive has several"},

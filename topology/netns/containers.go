@@ -85,7 +85,8 @@ func (p *Provider) containerOptions(ctx context.Context, plan *topology.Plan) (C
 			continue
 		}
 		if err := p.checkImage(ctx, image); err != nil {
-			errs = append(errs, fmt.Errorf("spec.image: %w", err))
+			i := slices.IndexFunc(plan.Pods, func(pod topology.Pod) bool { return pod.Image == image })
+			errs = append(errs, fmt.Errorf("the image of pod %s: %w", plan.Pods[i].Name, err))
 		}
 	}
 	return o, errors.Join(errs...)
@@ -160,7 +161,7 @@ type containers struct {
 	byPod   map[string]*container.Container
 }
 
-// prepare starts containerd and imports the images.
+// prepareContainers starts containerd and imports the images.
 func (l *lab) prepareContainers(ctx context.Context, sources map[string]imageSource) error {
 	r, err := l.startContainerd(ctx)
 	if err != nil {
