@@ -67,8 +67,8 @@ type response struct {
 // maxMessage bounds a packet: the status of a lab of 256 nodes is 80 KiB.
 const maxMessage = 192 << 10
 
-// containersPerMessage are 120 KiB with the longest of names.
-const containersPerMessage = 100
+// containersPerMessage are less than 64 KiB with the longest of names.
+const containersPerMessage = 40
 
 // peer is one end of a control connection.
 type peer struct {
