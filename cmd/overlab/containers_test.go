@@ -92,6 +92,7 @@ func TestContainers(t *testing.T) {
 		{"logs", containerLogs},
 		{"kubectl", containerKubectl},
 		{"killed", containerKilled},
+		{"without containerd", containerWithoutContainerd},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, o) })
 	}
@@ -210,6 +211,24 @@ func containerKilled(t *testing.T, o *overlab) {
 	if r := o.run(t, "exec", "pod-2", "--", "true"); r.code != 2 || !strings.Contains(r.err, "the container of pod pod-2 does not run: killed by signal 9 (SIGKILL)") {
 		t.Error("exec in it:", r)
 	}
+}
+
+// Where containerd has died, containers run on and can be entered; inspect says
+// that nobody would know of their end.
+func containerWithoutContainerd(t *testing.T, o *overlab) {
+	for _, p := range processes() {
+		if p.mentions(o.state) && strings.Contains(p.argv, "containerd\x00--config") {
+			if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pod := func() topology.ContainerStatus { return o.inspect(t).Status.Containers[2] }
+	eventually(t, "pod-3's container is unknown", func() bool { return pod().State == topology.ContainerUnknown })
+	if p := pod(); p.PID == 0 || !strings.Contains(p.LastExit, "containerd") {
+		t.Errorf("%+v", p)
+	}
+	contains(t, o.must(t, "exec", "pod-3", "--", "ping", "-c1", "10.244.2.2"), "1 packets received")
 }
 
 // Programs of the images and of the pods, users, folders, and ends of their own.

@@ -89,8 +89,8 @@ func (c *Container) watch(ended <-chan containerd.ExitStatus) {
 	code, at, err := how.Result()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil { // containerd has ended, and the program may well run on
-		c.status.State, c.status.LastExit = topology.ContainerUnknown, err.Error()
+	if err != nil { // the program may well run on
+		c.status.State, c.status.LastExit = topology.ContainerUnknown, "containerd has gone: "+err.Error()
 		return
 	}
 	c.status.State, c.status.LastExit = topology.ContainerEnded, describeExit(code)
