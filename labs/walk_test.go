@@ -194,7 +194,7 @@ func noTun(output string) string {
 // noContainers tells whether a user or a machine has no containers, from what
 // `overlab up` says.
 func noContainers(output string) string {
-	if strings.Contains(output, "spec.runtime: ") || strings.Contains(output, "busybox-static") {
+	if strings.Contains(output, "spec.runtime: ") {
 		return strings.TrimSpace(output)
 	}
 	return ""

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlab/overlab/internal/podtools"
 	"github.com/overlab/overlab/topology"
 	"github.com/overlab/overlab/topology/netns"
 	"github.com/overlab/overlab/topology/netns/standin"
@@ -63,6 +64,9 @@ func (e *exitError) Unwrap() error { return e.err }
 func Run(ctx context.Context, s streams, args []string) int {
 	if standin.Handles(args[0]) {
 		return standin.Main(args)
+	}
+	if podtools.Handles(args[0]) {
+		return podtools.Main(args)
 	}
 	root := newRoot(s)
 	root.SetArgs(args[1:])

@@ -1,5 +1,5 @@
 // Package podimage makes the container image of pods for which nobody named
-// one, of a busybox that this machine has.
+// one, of a busybox that this machine has, or else of overlab itself.
 package podimage
 
 import (
@@ -29,40 +29,85 @@ var applets = []string{
 	"tr", "traceroute", "true", "tty", "uname", "uniq", "uptime", "vi", "watch", "wc", "wget", "which", "whoami", "xargs", "yes",
 }
 
-// wait is what a pod of the image runs: it says what the pod is, and then waits
+// wait is what a pod of busybox runs: it says what the pod is, and then waits
 // for its end, taking in the orphans that commands in the pod leave.
 const wait = `echo "pod $HOSTNAME has" $(ip -o addr show dev eth0 scope global | awk '{print $4}')
 trap 'exit 0' TERM
 while :; do sleep 3600 & wait $!; done`
 
-// ErrNoBusybox says that this machine has no busybox to make the image of.
-var ErrNoBusybox = errors.New("no busybox that is linked statically is in PATH: sudo apt-get install busybox-static")
+// Tools are the names that overlab answers to in an image without busybox (see
+// podtools).
+var Tools = []string{"ip", "pause", "ping", "sleep"}
 
-// Write writes the image as an archive (see ociimage.Write), of a program that
-// FindBusybox found. The same program gives the same image.
-func Write(w io.Writer, busybox string) error {
+// self is the running program, which is overlab.
+const self = "/proc/self/exe"
+
+// A Program is the one program of the image.
+type Program struct {
+	// File is its path on this machine.
+	File string
+	// Overlab says that it is overlab and not busybox.
+	Overlab bool
+}
+
+// Find finds a busybox that needs no library in the folders of path, or else
+// takes the running program, which is overlab.
+func Find(path string) (Program, error) {
+	for _, dir := range filepath.SplitList(path) {
+		for _, name := range []string{"busybox", "busybox.static", "busybox-static"} {
+			if file := filepath.Join(dir, name); static(file) {
+				return Program{File: file}, nil
+			}
+		}
+	}
+	if !static(self) {
+		return Program{}, errors.New("the pods' image needs a program that is linked statically, and this overlab is not: build it with CGO_ENABLED=0, or sudo apt-get install busybox-static")
+	}
+	return Program{File: self, Overlab: true}, nil
+}
+
+// String names the program.
+func (p Program) String() string {
+	if p.Overlab {
+		return "overlab itself"
+	}
+	return p.File
+}
+
+// parts are the names of the program in the image, and what the image runs.
+func (p Program) parts() (name string, names, command []string) {
+	if p.Overlab {
+		return "overlab", Tools, []string{"/bin/pause"}
+	}
+	return "busybox", applets, []string{"/bin/sh", "-c", wait}
+}
+
+// Write writes the image as an archive (see ociimage.Write). The same program
+// gives the same image.
+func Write(w io.Writer, p Program) error {
+	name, names, command := p.parts()
 	files := []ociimage.File{
-		{Path: "/bin/busybox", Mode: 0o755, Source: busybox},
+		{Path: "/bin/" + name, Mode: 0o755, Source: p.File},
 		{Path: "/etc/group", Mode: 0o644, Content: []byte("root:x:0:\n")},
 		{Path: "/etc/passwd", Mode: 0o644, Content: []byte("root:x:0:0:root:/root:/bin/sh\n")},
 		{Path: "/root/.keep", Mode: 0o644}, // a folder of a layer holds something
 		{Path: "/tmp/.keep", Mode: 0o644},
 	}
-	for _, a := range applets {
-		files = append(files, ociimage.File{Path: "/bin/" + a, Link: "busybox"})
+	for _, n := range names {
+		files = append(files, ociimage.File{Path: "/bin/" + n, Link: name})
 	}
 	return ociimage.Write(w, ociimage.Image{
 		Name:   Name,
 		Layers: []ociimage.Layer{ociimage.Files(files...)},
 		Config: v1.ImageConfig{
 			Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"},
-			Cmd: []string{"/bin/sh", "-c", wait},
+			Cmd: command,
 		},
 	})
 }
 
 // WriteFile writes the archive to a file, whole or not at all.
-func WriteFile(file, busybox string) (err error) {
+func WriteFile(file string, p Program) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(file), ".overlab-*")
 	if err != nil {
 		return fmt.Errorf("write the pods' image: %w", err)
@@ -72,23 +117,10 @@ func WriteFile(file, busybox string) (err error) {
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	if err := errors.Join(Write(f, busybox), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(Write(f, p), f.Chmod(0o644), f.Close()); err != nil {
 		return fmt.Errorf("write the pods' image: %w", err)
 	}
 	return os.Rename(f.Name(), file)
-}
-
-// FindBusybox finds a busybox that needs no library in the folders of path;
-// ErrNoBusybox if there is none.
-func FindBusybox(path string) (string, error) {
-	for _, dir := range filepath.SplitList(path) {
-		for _, name := range []string{"busybox", "busybox.static", "busybox-static"} {
-			if file := filepath.Join(dir, name); static(file) {
-				return file, nil
-			}
-		}
-	}
-	return "", ErrNoBusybox
 }
 
 // static reports whether a file is a program that asks for no interpreter,

@@ -62,7 +62,7 @@ func fakeBusybox(t *testing.T, content string) string {
 // name, and to a configuration that runs the shell.
 func TestImage(t *testing.T) {
 	var b bytes.Buffer
-	if err := Write(&b, fakeBusybox(t, "ELF")); err != nil {
+	if err := Write(&b, Program{File: fakeBusybox(t, "ELF")}); err != nil {
 		t.Fatal(err)
 	}
 	files := unpack(t, &b)
@@ -99,7 +99,7 @@ func TestImage(t *testing.T) {
 func TestSameProgramSameImage(t *testing.T) {
 	image := func(program string) string {
 		var b bytes.Buffer
-		if err := Write(&b, fakeBusybox(t, program)); err != nil {
+		if err := Write(&b, Program{File: fakeBusybox(t, program)}); err != nil {
 			t.Fatal(err)
 		}
 		return b.String()
@@ -111,7 +111,7 @@ func TestSameProgramSameImage(t *testing.T) {
 	if image("two") == first {
 		t.Error("the images of two programs are one")
 	}
-	if err := Write(io.Discard, "/none/busybox"); !errors.Is(err, os.ErrNotExist) {
+	if err := Write(io.Discard, Program{File: "/none/busybox"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without busybox: %v", err)
 	}
 }
@@ -119,34 +119,44 @@ func TestSameProgramSameImage(t *testing.T) {
 func TestWriteFileLeavesNothingHalf(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "pod.tar")
-	if err := WriteFile(file, "/none/busybox"); err == nil {
+	if err := WriteFile(file, Program{File: "/none/busybox"}); err == nil {
 		t.Error("no error without busybox")
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if err := WriteFile(file, fakeBusybox(t, "ELF")); err != nil {
+	if err := WriteFile(file, Program{File: fakeBusybox(t, "ELF")}); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestFindBusyboxWantsAStaticProgram(t *testing.T) {
-	if file, err := FindBusybox(filepath.Dir(fakeBusybox(t, "#!/bin/sh\n"))); !errors.Is(err, ErrNoBusybox) {
-		t.Errorf("a script is taken for busybox: %s, %v", file, err)
-	}
-	// A program of Go without cgo is static.
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestFindWantsAStaticProgram(t *testing.T) {
+	// A program of Go without cgo, as this is, is static.
 	if !static(self) {
 		t.Skip("SKIPPED, NOT TESTED: the tests are not built with CGO_ENABLED=0")
+	}
+	script := filepath.Dir(fakeBusybox(t, "#!/bin/sh\n"))
+	if p, err := Find(script); !p.Overlab || err != nil {
+		t.Errorf("a script is taken for busybox: %s, %v", p, err)
 	}
 	dir := t.TempDir()
 	if err := os.Symlink(self, filepath.Join(dir, "busybox")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := FindBusybox("/none:" + dir); err != nil {
-		t.Error(err)
+	if p, err := Find(script + ":" + dir); p.File != filepath.Join(dir, "busybox") || p.Overlab || err != nil {
+		t.Errorf("%s, %v", p, err)
+	}
+}
+
+// Without busybox the image is overlab's, under the names that it answers to.
+func TestImageOfOverlab(t *testing.T) {
+	var b bytes.Buffer
+	if err := Write(&b, Program{File: fakeBusybox(t, "ELF"), Overlab: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"bin/overlab", "bin/ping", "bin/pause", `"Cmd":["/bin/pause"]`} {
+		if !bytes.Contains(b.Bytes(), []byte(part)) {
+			t.Errorf("no %s in the image", part)
+		}
 	}
 }

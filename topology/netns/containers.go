@@ -30,9 +30,11 @@ type ImageStore struct {
 
 // ContainerOptions tell the supervisor what makes containers on this machine.
 type ContainerOptions struct {
-	// Paths of programs; Busybox is empty where no pod needs one.
-	Containerd, Runc, Busybox string
-	Store                     ImageStore
+	// Containerd and Runc are paths, PodProgram is what the image is made of that
+	// pods have for which nobody named one.
+	Containerd, Runc string
+	PodProgram       podimage.Program
+	Store            ImageStore
 }
 
 // containerPrograms are what a lab of containers runs, and Debian's packages.
@@ -77,11 +79,9 @@ func (p *Provider) containerOptions(ctx context.Context, plan *topology.Plan) (C
 	o.Containerd, o.Runc = found["containerd"], found["runc"]
 	for _, image := range images(plan) {
 		if image == "" {
-			busybox, err := podimage.FindBusybox(hostPath())
-			if err != nil {
-				err = fmt.Errorf("spec.image: is left out, and the image that overlab makes needs busybox: %w", err)
-			}
-			o.Busybox, errs = busybox, append(errs, err)
+			var err error
+			o.PodProgram, err = podimage.Find(hostPath())
+			errs = append(errs, err)
 			continue
 		}
 		if err := p.checkImage(ctx, image); err != nil {
@@ -130,7 +130,7 @@ func openImages(plan *topology.Plan, o ContainerOptions) (map[string]imageSource
 		path, isFile := topology.ImageFile(image)
 		switch {
 		case image == "":
-			sources[image] = func(_ context.Context, w io.Writer) error { return podimage.Write(w, o.Busybox) }
+			sources[image] = func(_ context.Context, w io.Writer) error { return podimage.Write(w, o.PodProgram) }
 		case isFile:
 			f, err := os.Open(path)
 			if err != nil {
