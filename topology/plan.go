@@ -30,6 +30,8 @@ type Plan struct {
 	Nodes []Node `json:"nodes"`
 	// Pods are the pods of all nodes, in the order in which they are wired.
 	Pods []Pod `json:"pods"`
+	// Runtime says what the pods are.
+	Runtime Runtime `json:"runtime"`
 	// Store is where the agents' leases live.
 	Store Store `json:"store"`
 	// CNI is how pods are wired.
@@ -245,6 +247,12 @@ type Pod struct {
 	SandboxID   string `json:"sandboxID"`
 	// Ports are those of the node that lead to the pod.
 	Ports []Port `json:"ports,omitempty"`
+	// Image is what the pod's container is made of, where the lab has
+	// containers: a whole reference, a path (see ImageFile), or empty for the
+	// image that overlab makes.
+	Image string `json:"image,omitempty"`
+	// Command is the container's program in place of the image's own.
+	Command []string `json:"command,omitempty"`
 }
 
 // Store is where the leases live.

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlab/overlab/internal/podtools"
 	"github.com/overlab/overlab/topology"
 	"github.com/overlab/overlab/topology/netns"
 	"github.com/overlab/overlab/topology/netns/standin"
@@ -63,6 +64,9 @@ func (e *exitError) Unwrap() error { return e.err }
 func Run(ctx context.Context, s streams, args []string) int {
 	if standin.Handles(args[0]) {
 		return standin.Main(args)
+	}
+	if podtools.Handles(args[0]) {
+		return podtools.Main(args)
 	}
 	root := newRoot(s)
 	root.SetArgs(args[1:])
@@ -135,7 +139,7 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 	root.AddCommand(
 		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(), c.walk(), c.diff(),
 		c.fault(), c.diagnose(), c.verify(), c.capture(),
-		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(),
+		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(), c.image(),
 		c.supervise(), c.probeFeatures(), c.probe(),
 	)
 	return root

@@ -32,6 +32,9 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 	}
 	cmd.Flags().StringVar(&name, "name", "", "call the lab so, in place of metadata.name")
 	cmd.Flags().BoolVar(&judge, "test", false, "run overlab test once the lab is up")
+	store := &c.provider.ImageStore
+	cmd.Flags().StringVar(&store.Address, "containerd-address", "/run/containerd/containerd.sock", "the containerd that images named by a reference are read from")
+	cmd.Flags().StringVar(&store.Namespace, "containerd-namespace", "default", "its namespace; k8s.io is Kubernetes', moby Docker's")
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if judge && out.value != "table" {

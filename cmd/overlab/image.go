@@ -1,0 +1,14 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func (c command) image() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "image",
+		Short:   "Build the container images that labs and clusters need, without a registry",
+		Example: "  overlab image pod -f pod.tar",
+		Args:    cobra.NoArgs,
+	}
+	cmd.AddCommand(c.imagePod())
+	return cmd
+}
