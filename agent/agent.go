@@ -47,6 +47,9 @@ type Options struct {
 	// Blackhole asks for a route that drops what leads to none of the node's
 	// pods.
 	Blackhole bool
+	// Harden asks for the rules that keep who is no node out of the tunnel, of a
+	// backend that is a backend.Tunnel. The backend's own part is in Backends.
+	Harden bool
 	// FirewallResync is the pause between two looks at the rules.
 	FirewallResync time.Duration
 	// RenewMargin is how long before its end a lease is renewed.

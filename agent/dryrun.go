@@ -110,7 +110,7 @@ func (d *dryRun) all(ctx context.Context, s lease.Snapshot) error {
 		return err
 	}
 	d.datapath(own, s)
-	err = errors.Join(d.backend(own, s), d.stale(own, s), d.ipsec(), d.firewall(ctx, own.Key))
+	err = errors.Join(d.backend(own, s), d.stale(own, s), d.ipsec(), d.firewall(ctx, own.Key, s.Leases))
 	d.subnetFile(own.Key)
 	return errors.Join(err, d.record())
 }
@@ -237,9 +237,16 @@ func (d *dryRun) ipsec() error {
 	return err
 }
 
-func (d *dryRun) firewall(ctx context.Context, k lease.Key) error {
+func (d *dryRun) firewall(ctx context.Context, k lease.Key, all []lease.Lease) error {
 	if !d.agent.guarded() {
 		return nil
+	}
+	command, err := d.agent.shieldFor(d.node, k, all).Preview(ctx)
+	if err != nil {
+		return err
+	}
+	if command != "" {
+		d.commands(command)
 	}
 	for _, c := range d.agent.firewallsFor(d.node, k) {
 		commands, err := firewall.New(c, d.agent.Log).Preview(ctx)

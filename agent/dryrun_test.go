@@ -65,6 +65,7 @@ func (n *node) everything() string {
 	return n.sh("ip -o link | sed 's/^[0-9]*: //; s/NO-CARRIER,//; s/,LOWER_UP//; s/ state [A-Z]*//' | sort; ip -o addr | sed 's/^[0-9]*: //; s/ tentative//' | sort;" +
 		"ip route | sed 's/ linkdown//' | sort; ip -6 route | sed 's/ linkdown//' | sort; ip neigh show nud permanent | sort; bridge fdb | sort;" +
 		"for family in '' 6; do ip${family}tables-save | grep -E '^[*-]' || true; nft list table ip$family flannel-ipv${family:-4} 2>/dev/null || true; done;" +
+		"nft list table inet flannel-harden 2>/dev/null || true; ip -d link show type vxlan | grep -Eo 'srcport [0-9 ]*|(no)?udpcsum' || true;" +
 		"for file in " + filepath.Dir(n.subnetFile) + "/*.[ej]*; do echo $file; cat $file; done 2>/dev/null; ls -l /run/flannel 2>/dev/null || true;" +
 		"tail -n1 /proc/sys/net/ipv6/conf/flannel*/accept_ra 2>/dev/null || true")
 }
@@ -107,6 +108,7 @@ func TestDryRunOfFreshNode(t *testing.T) {
 		config string
 		dual   bool
 		tun    bool
+		args   []string
 	}{
 		"vxlan":             {config: netConf},
 		"vxlan with direct": {config: object(netConf, `{"Type":"vxlan","DirectRouting":true}`)},
@@ -118,6 +120,8 @@ func TestDryRunOfFreshNode(t *testing.T) {
 		"dual host-gw":      {config: object(dualConf, `{"Type":"host-gw"}`), dual: true},
 		"dual nftables":     {config: nftables(dualConf), dual: true},
 		"IPv6 alone":        {config: only6Conf, dual: true},
+		"hardened":          {config: netConf, args: []string{"--harden"}},
+		"dual hardened":     {config: nftables(dualConf), dual: true, args: []string{"--harden"}},
 		"udp":               {config: object(netConf, `{"Type":"udp"}`), tun: true},
 		"ipip":              {config: object(netConf, `{"Type":"ipip"}`), tun: true},
 	} {
@@ -132,7 +136,7 @@ func TestDryRunOfFreshNode(t *testing.T) {
 			}
 			c.peer6(7)
 			c.put(dualKey(8), `{"PublicIP":"172.16.1.8","PublicIPv6":"fd00:172:16::8","BackendType":"host-gw"}`)
-			args := []string{"--ip-masq", "--ip-blackhole-route"}
+			args := append([]string{"--ip-masq", "--ip-blackhole-route"}, tt.args...)
 			n := c.machine(tt.dual, 1, args...)
 			said := n.dryRun(1)
 			key, value := foreseen(said)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/overlab/overlab/agent/firewall"
@@ -13,23 +14,37 @@ import (
 // and no lease should wait for those.
 type guard struct {
 	agent *Agent
-	// configs are what the rules are to be, one of each of the network's
-	// families, newest only.
-	configs mailbox[[]firewall.Config]
-	said    string // what the log was told of last
+	// wanted is what the rules are to be, newest only.
+	wanted mailbox[rules]
+	said   string // what the log was told of last
+	// unshielded says that the tunnel's rules of an earlier agent were looked for,
+	// where there are to be none.
+	unshielded bool
 	// repairing says that the rules were in place before.
 	repairing bool
+}
+
+// rules are what a node's firewall is to be.
+type rules struct {
+	// configs are one of each of the network's families; none where the agent
+	// has no such rules to keep.
+	configs []firewall.Config
+	shield  firewall.Shield
+}
+
+func (r rules) equal(o rules) bool {
+	return slices.Equal(r.configs, o.configs) && r.shield.Equal(o.shield)
 }
 
 func newGuard(a *Agent) *guard {
 	if !a.guarded() {
 		a.status.set(topicFirewall, nil)
 	}
-	return &guard{agent: a, configs: newMailbox[[]firewall.Config]()}
+	return &guard{agent: a, wanted: newMailbox[rules]()}
 }
 
 // guarded reports whether there are any rules to keep.
-func (a *Agent) guarded() bool { return a.Forward || a.Masquerade }
+func (a *Agent) guarded() bool { return a.Forward || a.Masquerade || a.Harden }
 
 func (g *guard) run(ctx context.Context) {
 	if !g.agent.guarded() {
@@ -38,20 +53,23 @@ func (g *guard) run(ctx context.Context) {
 	ticker := time.NewTicker(g.agent.FirewallResync)
 	defer ticker.Stop()
 	var walls []*firewall.Firewall
+	var now *rules
 	for {
 		var answer chan error
 		select {
 		case <-ctx.Done():
 			return
-		case configs := <-g.configs.ch:
-			walls = g.build(ctx, configs)
-			g.repairing = false
+		case next := <-g.wanted.ch:
+			if now == nil || !slices.Equal(now.configs, next.configs) {
+				walls = g.build(ctx, next.configs)
+			}
+			now, g.repairing = &next, false
 		case answer = <-g.agent.rules:
 		case <-ticker.C:
 		}
 		err := errNotYet
-		if walls != nil {
-			err = g.look(ctx, walls)
+		if now != nil {
+			err = g.look(ctx, walls, now.shield)
 		}
 		if answer != nil {
 			if err != nil {
@@ -63,17 +81,30 @@ func (g *guard) run(ctx context.Context) {
 }
 
 // look puts the rules in place.
-func (g *guard) look(ctx context.Context, walls []*firewall.Firewall) error {
+func (g *guard) look(ctx context.Context, walls []*firewall.Firewall, shield firewall.Shield) error {
 	var errs []error
-	for _, f := range walls {
-		changed, err := f.Ensure(ctx)
+	ensure := func(carrier string, do func(context.Context) (bool, error)) {
+		changed, err := do(ctx)
 		errs = append(errs, err)
 		switch {
 		case err == nil && changed && g.repairing:
 			g.agent.Observer.Repaired("firewall")
-			g.agent.Log.Warn("firewall rules were missing or altered, and are restored", "carrier", f.Carrier())
+			g.agent.Log.Warn("firewall rules were missing or altered, and are restored", "carrier", carrier)
 		case err == nil && changed:
-			g.agent.Log.Info("firewall rules programmed", "carrier", f.Carrier())
+			g.agent.Log.Info("firewall rules programmed", "carrier", carrier)
+		}
+	}
+	for _, f := range walls {
+		ensure(f.Carrier(), f.Ensure)
+	}
+	switch {
+	case shield.Port != 0:
+		ensure("nftables, the tunnel's", shield.Ensure)
+		g.unshielded = false
+	case !g.unshielded:
+		g.unshielded = true
+		if _, err := shield.Ensure(ctx); err != nil && ctx.Err() == nil {
+			g.agent.Log.Warn("could not look for rules of an earlier agent", "rules", "the tunnel's", "err", err)
 		}
 	}
 	if ctx.Err() != nil {

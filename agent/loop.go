@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +51,8 @@ type loop struct {
 	problems    []string
 	rekeying    bool             // other attributes are on their way to the store
 	moves       int              // the kernel's Moves for which want was computed
-	published   lease.Key        // the subnet that subnet.env and firewall know
+	published   lease.Key        // the subnet that subnet.env knows
+	guarded     rules            // what the guard was told of
 	written     lease.Key        // the one that subnet.env was written with
 	said        map[topic]string // what the log was told of each topic last
 
@@ -177,12 +179,37 @@ func (l *loop) publish() {
 		l.unannounced = false
 		l.holder.announceSoon()
 	}
-	if l.published == l.own.Lease.Key {
-		return
+	if l.published != l.own.Lease.Key {
+		l.published = l.own.Lease.Key
+		l.writeSubnetFile()
 	}
-	l.published = l.own.Lease.Key
-	l.writeSubnetFile()
-	l.guard.configs.put(l.agent.firewallsFor(l.node, l.published))
+	wanted := rules{configs: l.agent.firewallsFor(l.node, l.published)}
+	if l.snapshot != nil {
+		wanted.shield = l.agent.shieldFor(l.node, l.published, l.snapshot.Leases)
+	}
+	if !wanted.equal(l.guarded) {
+		l.guarded = wanted
+		l.guard.wanted.put(wanted)
+	}
+}
+
+// shieldFor is what keeps all but the leases' nodes out of the node's tunnel.
+func (a *Agent) shieldFor(n *node, own lease.Key, all []lease.Lease) firewall.Shield {
+	tunnel, is := n.backend.(backend.Tunnel)
+	if !a.Harden || !is {
+		return firewall.Shield{}
+	}
+	s := firewall.Shield{Port: tunnel.TunnelPort(), Underlay: n.underlay.Name}
+	for _, l := range all {
+		for _, f := range n.config.Families() {
+			if p := l.Attrs.Public(f); l.Key != own && p.IsValid() {
+				s.Peers = append(s.Peers, p)
+			}
+		}
+	}
+	slices.SortFunc(s.Peers, netip.Addr.Compare)
+	s.Peers = slices.Compact(s.Peers)
+	return s
 }
 
 // firewallsFor is what the firewall ought to be on a node with that lease, one

@@ -9,8 +9,8 @@ import (
 
 func TestEveryLabExpands(t *testing.T) {
 	all := All()
-	if len(all) != 16 {
-		t.Fatalf("%d labs ship, want default, five articles, eight for backends, one of dual stack and one with a node without an agent", len(all))
+	if len(all) != 17 {
+		t.Fatalf("%d labs ship, want default, five articles, eight for backends, one of dual stack, one of containers and one with a node without an agent", len(all))
 	}
 	for _, l := range all {
 		t.Run(l.Name, func(t *testing.T) {

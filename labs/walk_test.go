@@ -160,7 +160,7 @@ func up(t *testing.T, bin string, l Lab) *runningLab {
 	}
 	out, err := lab.command(t.Context(), "up", l.Name).CombinedOutput()
 	if err != nil {
-		if reason := cmp.Or(noNamespaces(string(out)), noTun(string(out)), noESP(string(out))); reason != "" {
+		if reason := cmp.Or(noNamespaces(string(out)), noTun(string(out)), noESP(string(out)), noContainers(string(out))); reason != "" {
 			t.Skipf("SKIPPED, NOT TESTED: %s", reason)
 		}
 		t.Fatalf("overlab up %s: %v\n%s", l.Name, err, out)
@@ -187,6 +187,15 @@ func noNamespaces(output string) string {
 func noTun(output string) string {
 	if strings.Contains(output, tuntap.Path) {
 		return output
+	}
+	return ""
+}
+
+// noContainers tells whether a user or a machine has no containers, from what
+// `overlab up` says.
+func noContainers(output string) string {
+	if strings.Contains(output, "spec.runtime: ") {
+		return strings.TrimSpace(output)
 	}
 	return ""
 }

@@ -520,3 +520,22 @@ func BenchmarkPlan64x2(b *testing.B) {
 		}
 	}
 }
+
+func TestHardened(t *testing.T) {
+	for _, c := range []struct {
+		agent Agent
+		want  bool
+	}{
+		{Agent{}, false},
+		{Agent{Args: []string{"-v=1", "--harden"}}, true},
+		{Agent{Args: []string{"-harden=true"}}, true},
+		{Agent{Args: []string{"--harden=false"}}, false},
+		{Agent{Args: []string{"--harden=maybe"}}, false},
+		{Agent{Args: []string{"--harden"}, ByHand: true}, false},
+		{Agent{Args: []string{"--harden"}, Command: []string{"flanneld"}}, false},
+	} {
+		if got := c.agent.Hardened(); got != c.want {
+			t.Errorf("%+v: hardened %v", c.agent, got)
+		}
+	}
+}

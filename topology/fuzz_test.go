@@ -19,6 +19,7 @@ func FuzzParse(f *testing.F) {
 		header + "  underlay: [{name: n, cidr: 10.0.2.0/31, perNode: true, gateway: 10.0.2.1}, {name: p, cidr: 10.0.3.0/29}]\n  nodes: [{name: a, count: 3, interfaces: [{segment: n}, {segment: p, mtu: 9000}]}]\n  agent: {iface: eth1, ifaceRegex: '^10', publicIP: 10.0.3.1}\n",
 		header + "  nodes: [&n {name: a, podCIDR: 10.244.3.0/24, vtepMAC: '02:00:00:00:00:09', routes: [{dst: 0.0.0.0/0, via: 172.16.1.77}]}, {<<: *n, name: b, podCIDR: 10.244.4.0/24, vtepMAC: null}]\n",
 		header + "  pods: [{name: p, node: node-1, address: 10.244.1.96, hostInterface: veth0}, {name: q, node: master}]\n  podsPerNode: 3\n",
+		header + "  runtime: containerd\n  image: busybox\n  pods: [{name: p, node: master, image: file:/a.tar, command: [sh]}]\n",
 		header + "  store: {node: node-2, port: 4001, prefix: /a}\n  provider: kind\n",
 	} {
 		f.Add([]byte(s))

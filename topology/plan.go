@@ -3,6 +3,8 @@ package topology
 import (
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // A Plan is a spec with every default filled and every name, address and MAC
@@ -28,6 +30,8 @@ type Plan struct {
 	Nodes []Node `json:"nodes"`
 	// Pods are the pods of all nodes, in the order in which they are wired.
 	Pods []Pod `json:"pods"`
+	// Runtime says what the pods are.
+	Runtime Runtime `json:"runtime"`
 	// Store is where the agents' leases live.
 	Store Store `json:"store"`
 	// CNI is how pods are wired.
@@ -205,6 +209,15 @@ type Agent struct {
 	ByHand bool `json:"byHand,omitempty"`
 }
 
+// Hardened reports whether it is the bundled overlabd with --harden.
+func (a Agent) Hardened() bool {
+	return len(a.Command) == 0 && !a.ByHand && slices.ContainsFunc(a.Args, func(s string) bool {
+		name, value, given := strings.Cut(s, "=")
+		on, err := strconv.ParseBool(value)
+		return (name == "--harden" || name == "-harden") && (!given || on && err == nil)
+	})
+}
+
 // RestartPolicy says after which ends a program is started again.
 type RestartPolicy string
 
@@ -234,6 +247,12 @@ type Pod struct {
 	SandboxID   string `json:"sandboxID"`
 	// Ports are those of the node that lead to the pod.
 	Ports []Port `json:"ports,omitempty"`
+	// Image is what the pod's container is made of, where the lab has
+	// containers: a whole reference, a path (see ImageFile), or empty for the
+	// image that overlab makes.
+	Image string `json:"image,omitempty"`
+	// Command is the container's program in place of the image's own.
+	Command []string `json:"command,omitempty"`
 }
 
 // Store is where the leases live.

@@ -127,6 +127,7 @@ type pod struct {
 // pods settles the pods: those of the spec in its order, then the ones that
 // podsPerNode asks for, node by node, called pod-1 and so on.
 func (x *expansion) pods() {
+	x.runtime()
 	pods := x.namedPods()
 	pods = append(pods, x.generatedPods(pods)...)
 	if len(pods) > maxPods {
@@ -209,6 +210,7 @@ func (x *expansion) wire(m *machine, pods []*pod) {
 	macs := map[MAC]holder{}
 	m.plan.BridgeMAC = x.claimMAC(macs, m.spec.BridgeMAC, m.path+".bridgeMAC", where, m.name, "cni0")
 	for _, p := range pods {
+		x.container(p)
 		p.ContainerID = digest("container", x.plan.Name, p.Name)
 		p.SandboxID = digest("sandbox", x.plan.Name, p.Name)
 		p.MAC = x.claimMAC(macs, p.spec.MAC, p.path+".mac", where, p.Name, "eth0")

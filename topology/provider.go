@@ -147,6 +147,8 @@ type Status struct {
 	Pods   int           `json:"pods"`
 	Phases []Phase       `json:"phases,omitempty"`
 	Agents []AgentStatus `json:"agents,omitempty"`
+	// Containers are those of the pods, in the plan's order, where they have any.
+	Containers []ContainerStatus `json:"containers,omitempty"`
 	// Dir is the state folder.
 	Dir string `json:"dir,omitempty"`
 }
@@ -171,6 +173,35 @@ type AgentStatus struct {
 	// Log is the path of what it printed, Output the last lines of that.
 	Log    string   `json:"log,omitempty"`
 	Output []string `json:"output,omitempty"`
+}
+
+// States of a container.
+const (
+	ContainerRunning = "running"
+	ContainerEnded   = "ended"
+	// ContainerUnknown is that of one whose runtime tells nothing any more.
+	ContainerUnknown = "unknown"
+)
+
+// ContainerStatus describes one pod's container.
+type ContainerStatus struct {
+	Pod string `json:"pod"`
+	// ID is the container's, 64 hex digits.
+	ID string `json:"id"`
+	// Image is the reference, Digest that of its manifest.
+	Image  string `json:"image"`
+	Digest string `json:"digest"`
+	// PID is the program's process id inside the lab, 0 when it has ended.
+	PID int `json:"pid,omitempty"`
+	// State is ContainerRunning, ContainerEnded or ContainerUnknown. No container
+	// is started again.
+	State   string    `json:"state"`
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
+	// LastExit says how the program ended, empty as long as it runs.
+	LastExit string `json:"lastExit,omitempty"`
+	// Log is the path of what it printed.
+	Log string `json:"log"`
 }
 
 // AgentExit is one end of an agent.

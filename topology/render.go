@@ -70,6 +70,9 @@ func WriteTable(w io.Writer, p *Plan) error {
 	} {
 		fmt.Fprintln(b, clip(line, tableWidth))
 	}
+	if p.Runtime == RuntimeContainerd {
+		fmt.Fprintln(b, "pods are containers of containerd")
+	}
 	b.WriteByte('\n')
 	p.nodeTable().write(b)
 	b.WriteByte('\n')

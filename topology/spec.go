@@ -55,6 +55,10 @@ type LabSpec struct {
 	Pods []PodSpec `json:"pods,omitempty"`
 	// How many pods every node has at least; 2 when pods is left out, else 0.
 	PodsPerNode *int `json:"podsPerNode,omitempty" jsonschema:"minimum=0,maximum=1023"`
+	// What pods are: namespaces alone (netns), or containers too; netns when left out.
+	Runtime string `json:"runtime,omitempty" jsonschema:"enum=netns,enum=containerd"`
+	// With containerd, the image of every pod that names none: file: and the path of an OCI or Docker archive, as seen from the lab file, or a reference in a containerd that runs. The image of `overlab image pod` when left out.
+	Image string `json:"image,omitempty"`
 	// The program under test, for every node that does not say otherwise.
 	Agent AgentSpec `json:"agent,omitempty"`
 	// Where the agents' leases live.
@@ -217,6 +221,10 @@ type PodSpec struct {
 	HostInterface string `json:"hostInterface,omitempty" jsonschema:"maxLength=15"`
 	// Ports of the node that lead to the pod.
 	Ports []PortSpec `json:"ports,omitempty"`
+	// With the runtime containerd, the pod's image; spec.image when left out.
+	Image string `json:"image,omitempty"`
+	// With the runtime containerd, the program of the image that the pod runs, and its arguments; the image's own when left out.
+	Command []string `json:"command,omitempty"`
 }
 
 // PortSpec is a port of a pod's node that leads to the pod.

@@ -84,6 +84,14 @@ type DataV6 interface {
 	DataV6() json.RawMessage
 }
 
+// Tunnel is what a Backend also is whose nodes take each other's packets at a
+// UDP port, from whoever sends them: a packet filter has to tell nodes from
+// others.
+type Tunnel interface {
+	// TunnelPort is that port.
+	TunnelPort() uint16
+}
+
 // New makes a backend from net-conf.json; its error names what the
 // configuration asks for and the backend does not do.
 type New func(*lease.Config, Underlay) (Backend, error)

@@ -28,7 +28,11 @@ func engines() map[string]forwarder.NewEngine {
 
 // backends are what a network's configuration may name: one folder under
 // agent/backend, and one line here, for each.
-func backends(forwarders forwarder.Launcher, wireguardKey string) map[string]backend.New {
+func backends(forwarders forwarder.Launcher, wireguardKey string, harden bool) map[string]backend.New {
+	newVXLAN := vxlan.New
+	if harden {
+		newVXLAN = vxlan.NewHardened
+	}
 	return map[string]backend.New{
 		alloc.Name:     alloc.New,
 		extension.Type: extension.New,
@@ -36,7 +40,7 @@ func backends(forwarders forwarder.Launcher, wireguardKey string) map[string]bac
 		ipip.Type:      ipip.New(forwarders),
 		ipsec.Type:     ipsec.New(ipsecMemory()),
 		udp.Name:       udp.New(forwarders),
-		vxlan.Type:     vxlan.New,
+		vxlan.Type:     newVXLAN,
 		wireguard.Type: wireguard.New(wireguard.Options{KeyFile: wireguardKey, Forwarders: forwarders}),
 	}
 }

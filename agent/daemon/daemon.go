@@ -89,9 +89,9 @@ func options(s *settings, store lease.Store, log *slog.Logger) agent.Options {
 		envPrefix + "LOG_FORMAT=" + s.logFormat, fmt.Sprintf("%sV=%d", envPrefix, s.verbosity),
 	}}
 	return agent.Options{
-		Store: store, Backends: backends(forwarders, s.wireguardKey),
+		Store: store, Backends: backends(forwarders, s.wireguardKey, s.harden),
 		Underlay: s.underlay(), SubnetFile: s.subnetFile,
-		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable, Blackhole: s.blackhole,
+		Masquerade: s.masquerade, Forward: s.forward, PredictablePorts: s.predictable, Blackhole: s.blackhole, Harden: s.harden,
 		FirewallResync: s.firewallResync(), RenewMargin: s.margin(), Resync: resync, Log: log,
 	}
 }

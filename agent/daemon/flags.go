@@ -37,6 +37,7 @@ type settings struct {
 	predictable bool
 	forward     bool
 	blackhole   bool
+	harden      bool
 	healthzIP   string
 	healthzPort int
 	verbosity   int
@@ -89,6 +90,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	f.IntVar(&s.resync, "iptables-resync", 5, "`seconds` between two looks at the firewall's rules")
 	f.BoolVar(&s.forward, "iptables-forward-rules", true, "accept forwarded overlay traffic")
 	f.BoolVar(&s.blackhole, "ip-blackhole-route", false, "keep a route that drops packets to addresses of the node's subnet that no pod has")
+	f.BoolVar(&s.harden, "harden", false, "with the backend vxlan, take tunnelled packets from the leases' nodes alone and none from pods, and send them as RFC 7348 recommends: source ports 49152-65535, no outer checksum over IPv4")
 	f.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
 	f.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server, 0 for none")
 	f.BoolVar(&s.kube, "kube-subnet-mgr", false, "keep leases in the Kubernetes API in place of etcd; the environment's NODE_NAME, or POD_NAME and POD_NAMESPACE, say which node this is")

@@ -95,6 +95,12 @@ func (l Link) command(v Verb) string {
 	if l.GBP {
 		s.WriteString(" gbp")
 	}
+	if l.SourcePorts != [2]uint16{} {
+		fmt.Fprintf(&s, " srcport %d %d", l.SourcePorts[0], l.SourcePorts[1])
+	}
+	if l.NoChecksum {
+		s.WriteString(" noudpcsum")
+	}
 	return s.String()
 }
 
@@ -128,6 +134,7 @@ func (l Link) emit(b *rtnl.Batch, v Verb, index func(string) int) {
 		}
 		b.AddVxlan(link, rtnl.Vxlan{
 			VNI: l.VNI, Port: l.Port, Local: l.Local, Dev: index(l.Underlay), Learning: l.Learning, GBP: l.GBP,
+			SourcePorts: l.SourcePorts, ZeroChecksum: l.NoChecksum,
 		})
 	case Alter:
 		link.Index = index(l.Name)

@@ -297,6 +297,9 @@ func readLink(c *rtnl.Conn, l rtnl.LinkState) (Link, error) {
 	}
 	if v := l.Vxlan; v != nil {
 		out.Local, out.VNI, out.Port, out.Learning, out.GBP = v.Local, v.VNI, v.Port, v.Learning, v.GBP
+		// Over IPv6 the kernel has another setting, which is as it ought to be
+		// unless somebody has changed it.
+		out.SourcePorts, out.NoChecksum = v.SourcePorts, v.ZeroChecksum && v.Local.Is4()
 		other = append(other, v.Other...)
 		if v.Dev != 0 {
 			name, err := linkName(c, v.Dev)

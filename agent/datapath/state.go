@@ -133,6 +133,11 @@ type Link struct {
 	VNI, Port int
 	Learning  bool
 	GBP       bool
+	// SourcePorts are the first and the last outer source port, zeros for the
+	// kernel's range of local ports; NoChecksum leaves the checksum of an outer
+	// UDP header over IPv4 out.
+	SourcePorts [2]uint16
+	NoChecksum  bool
 	// Other names, in ip(8)'s words, what is on besides: nothing, in every
 	// wanted state.
 	Other string

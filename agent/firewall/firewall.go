@@ -94,9 +94,11 @@ func (f *Firewall) Ensure(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// Remove deletes all rules that either carrier can have made, of both families.
+// Remove deletes all rules that either carrier can have made, of both families,
+// and a shield.
 func Remove(ctx context.Context) error {
-	return errors.Join(remove(ctx, ipv4), remove(ctx, ipv6))
+	_, err := Shield{}.Ensure(ctx)
+	return errors.Join(remove(ctx, ipv4), remove(ctx, ipv6), err)
 }
 
 // RemoveIPv6 does so of IPv6 alone, for a network that has it no longer.

@@ -225,6 +225,55 @@ func TestForeignAgentThatWorks(t *testing.T) {
 	contains(t, string(log), "--etcd-endpoints=http://172.16.1.1:2379", "--ip-masq=true")
 }
 
+// An agent that programs what a lease needs once and repairs nothing passes what
+// every overlay must, and not what asks for repairs.
+func TestForeignAgentThatRepairsNothing(t *testing.T) {
+	for _, tool := range []string{"ip", "bridge", "iptables", "sed", "grep", "mkfifo"} {
+		need(t, tool)
+	}
+	script, err := filepath.Abs("testdata/once.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := labUp(t, labFile(t, "spec:\n  agent: {command: ["+script+"], ipMasq: false}\n"))
+	eventually(t, "every node serves every other", func() bool { return o.run(t, "test", "CP-0[123]").code == 0 })
+	v := o.allPass(t)
+	t.Logf("%d core checks: %v", len(v.Results), v.Summary)
+	for _, id := range []string{"RS-05", "RS-06"} {
+		r := o.run(t, "test", id, "--timeout-scale", "0.2")
+		if r.code != 1 {
+			t.Error(id, r)
+		}
+		contains(t, r.out, "FAIL", "expected repaired: ")
+	}
+}
+
+// Hardened agents pass the checks of every level, with either of the programs
+// that carry their other rules, and are as the oracle says.
+func TestHardenedLab(t *testing.T) {
+	need(t, "nft")
+	for name, network := range map[string]string{
+		"iptables":             "{}",
+		"nftables, dual stack": "{EnableNFTables: true, EnableIPv6: true, IPv6Network: 'fc00::/48'}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := labUp(t, labFile(t, "spec:\n  agent: {args: [--harden]}\n  network: "+network+"\n"))
+			o.diff(t, 0)
+			v := o.allPass(t, "--level", "C,E,H,R,I")
+			for _, r := range v.Results {
+				if slices.Contains([]string{"SE-05", "SE-06", "WF-05R", "WF-06R"}, r.ID) && r.Verdict != "pass" {
+					t.Errorf("%s is %s", r.ID, r.Verdict)
+				}
+			}
+			o.must(t, "exec", "node-1", "--", "nft", "delete", "table", "inet", "flannel-harden")
+			if d := o.diff(t, 1); len(d.Entries) != 4 {
+				t.Errorf("%d differences without the table, not 4: %v", len(d.Entries), d.Entries)
+			}
+			eventually(t, "the table is back", func() bool { return o.run(t, "diff").code == 0 })
+		})
+	}
+}
+
 // A full disk, or one without room for another file, under the state folder.
 func TestFullDisk(t *testing.T) {
 	needLabs(t)

@@ -67,5 +67,5 @@ func (c command) writeFeatures(features []netns.Feature) {
 		fmt.Fprintln(c.out, "\nnothing is missing")
 		return
 	}
-	fmt.Fprintln(c.out, "\n✗ labs need it; – only commands typed by hand do")
+	fmt.Fprintln(c.out, "\n✗ labs need it; – only commands typed by hand, or labs that name it, do")
 }

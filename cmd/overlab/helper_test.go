@@ -22,6 +22,8 @@ const (
 	helperFullDisk = "full-disk"
 	// helperNoNamespaces sets user.max_user_namespaces to 0 and becomes args.
 	helperNoNamespaces = "no-namespaces"
+	// helperCgroup2 has only control groups of version 2, and becomes args.
+	helperCgroup2 = "cgroup2"
 	// helperWait says ready and waits to be killed.
 	helperWait = "wait"
 	// helperServe says ready, and to each who connects to TCP port args[0]
@@ -40,6 +42,8 @@ func runHelper(name string, args []string) int {
 		code, err = fullDisk(args[0], args[1], args[2:])
 	case helperNoNamespaces:
 		err = noNamespaces(args)
+	case helperCgroup2:
+		err = onCgroup2(args)
 	case helperWait:
 		fmt.Println("ready")
 		err = unix.Pause()
@@ -116,6 +120,19 @@ func fullDisk(dir, options string, argv []string) (int, error) {
 		fmt.Println(e.Name())
 	}
 	return cmd.ProcessState.ExitCode(), err
+}
+
+func onCgroup2(argv []string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	const folder = "/sys/fs/cgroup"
+	for unix.Unmount(folder, unix.MNT_DETACH) == nil { // whatever lies there
+	}
+	if err := unix.Mount("none", folder, "cgroup2", 0, ""); err != nil {
+		return fmt.Errorf("mount control groups: %w", err)
+	}
+	return unix.Exec(argv[0], argv, os.Environ())
 }
 
 func noNamespaces(argv []string) error {

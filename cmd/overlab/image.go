@@ -6,10 +6,11 @@ func (c command) image() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
 		Short: "Build the container images that labs and clusters need, without a registry",
-		Example: `  overlab image agent
+		Example: `  overlab image pod -f pod.tar
+  overlab image agent
   overlab image node`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(c.imageAgent(), c.imageNode())
+	cmd.AddCommand(c.imagePod(), c.imageAgent(), c.imageNode())
 	return cmd
 }

@@ -12,6 +12,27 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
+// writeContainers prints the pods' containers, if there are any.
+func writeContainers(w io.Writer, all []topology.ContainerStatus) error {
+	if len(all) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "POD\tCONTAINER\tSTATE\tPID\tLAST EXIT\tIMAGE\tLOG")
+	for _, c := range all {
+		exit, pid := c.LastExit, "-"
+		if exit == "" {
+			exit = "-"
+		}
+		if c.PID != 0 {
+			pid = strconv.Itoa(c.PID)
+		}
+		fmt.Fprintf(t, "%s\t%.12s\t%s\t%s\t%s\t%s\t%s\n", c.Pod, c.ID, c.State, pid, exit, c.Image, filepath.Join("logs", filepath.Base(c.Log)))
+	}
+	return t.Flush()
+}
+
 // writeInspect prints a running lab: its plan, then what lives in it.
 func writeInspect(w io.Writer, p *topology.Plan, s topology.Status) error {
 	fmt.Fprintf(w, "lab %s, %s for %s, supervisor %d, files in %s\n\n",
@@ -34,6 +55,9 @@ func writeInspect(w io.Writer, p *topology.Plan, s topology.Status) error {
 			filepath.Join("logs", filepath.Base(a.Log)))
 	}
 	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := writeContainers(w, s.Containers); err != nil {
 		return err
 	}
 	for _, a := range s.Agents {

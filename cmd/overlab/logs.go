@@ -17,8 +17,11 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-// supervisorLog is the name by which the supervisor's own log is asked for.
-const supervisorLog = "supervisor"
+// The names by which the logs of the lab's own processes are asked for.
+const (
+	supervisorLog = "supervisor"
+	containerdLog = "containerd"
+)
 
 // logPause is the pause between two looks at a log that is followed.
 const logPause = 100 * time.Millisecond
@@ -28,11 +31,12 @@ func (c command) logs() *cobra.Command {
 	var follow bool
 	tail := -1
 	cmd := &cobra.Command{
-		Use:   "logs [NODE…]",
-		Short: "Show what the nodes' agents printed",
+		Use:   "logs [NODE|POD…]",
+		Short: "Show what the nodes' agents, or containers, printed",
 		Long: `Logs shows what the agents printed, on either of their streams and over all
 their restarts; without NODE, those of all nodes, each line with its node in
-front. NODE may also be supervisor, the lab's own process.`,
+front. A pod that is a container has what its program printed. NODE may also be
+supervisor, the lab's own process, or containerd, where the lab has one.`,
 		Example:           "  overlab logs node-1 -f\n  overlab logs --tail 5",
 		ValidArgsFunction: c.completeSpaces(&name),
 	}
@@ -77,6 +81,10 @@ func openLogs(s topology.Status, nodes []string) ([]*logFile, error) {
 	}
 	if len(nodes) == 0 {
 		nodes = all
+	}
+	for _, c := range s.Containers {
+		paths[c.Pod] = c.Log
+		paths[containerdLog] = filepath.Join(filepath.Dir(c.Log), containerdLog+".log")
 	}
 	for _, n := range nodes {
 		if paths[n] == "" {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlab/overlab/internal/podtools"
 	"github.com/overlab/overlab/topology"
 	"github.com/overlab/overlab/topology/netns"
 	"github.com/overlab/overlab/topology/netns/standin"
@@ -64,6 +65,9 @@ func Run(ctx context.Context, s streams, args []string) int {
 	if standin.Handles(args[0]) {
 		return standin.Main(args)
 	}
+	if podtools.Handles(args[0]) {
+		return podtools.Main(args)
+	}
 	root := newRoot(s)
 	root.SetArgs(args[1:])
 	err := root.ExecuteContext(ctx)
@@ -100,10 +104,14 @@ func printError(w io.Writer, err error) {
 type command struct {
 	streams
 	provider providers
+	// images is where labs in namespaces take images from that they name by
+	// reference.
+	images *netns.ImageStore
 }
 
 func newRoot(s streams) *cobra.Command {
-	c := command{streams: s, provider: newProviders()}
+	local := &netns.Provider{Supervisor: []string{"/proc/self/exe", "supervise"}, Programs: programs()}
+	c := command{streams: s, provider: newProviders(local), images: &local.ImageStore}
 	root := &cobra.Command{
 		Use:   "overlab",
 		Short: "Kubernetes overlay networks on one machine: build them, see every packet, judge them",
@@ -132,8 +140,8 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 	root.AddCommand(
 		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(), c.walk(), c.diff(),
 		c.fault(), c.diagnose(), c.verify(), c.capture(),
-		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(),
-		c.image(), c.supervise(), c.probeFeatures(), c.probe(),
+		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(), c.image(),
+		c.supervise(), c.probeFeatures(), c.probe(),
 	)
 	return root
 }

@@ -15,9 +15,9 @@ import (
 // by the one that its plan names, and found by asking each.
 type providers []topology.Provider
 
-func newProviders() providers {
+func newProviders(local *netns.Provider) providers {
 	return providers{
-		&netns.Provider{Supervisor: []string{"/proc/self/exe", "supervise"}, Programs: programs()},
+		local,
 		&kind.Provider{Agent: netns.Beside("overlabd"), Plugin: netns.Beside("overlab-cni")},
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -65,6 +67,7 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
   overlab test --report html=report.html --report junit=report.xml
   overlab test --repeat 100 --until-fail
   overlab test --profile security --level C,H
+  overlab test --profile scale
   overlab test --level C,E --exemptions upstream.yaml
   overlab test -o json > report.json`,
 		ValidArgsFunction: completeChecks,
@@ -72,8 +75,8 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	c.nameFlag(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
-	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C; of the checks named C and E, and any whose whole identifier is given)")
-	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles")
+	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C; of the checks named C and E, and any whose whole identifier is given; all of a profile without core checks)")
+	flags.StringSliceVar(&f.profiles, "profile", nil, "only checks of these profiles: "+strings.Join(checks.Profiles(), ", "))
 	flags.StringVar(&f.evidence, "evidence", "", "copy the evidence into this folder: report.json, frames.pcapng, dumps")
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
@@ -98,7 +101,10 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 		if err := f.check(cmd.Flags().Changed("repeat")); err != nil {
 			return err
 		}
-		selection := f.selection(args)
+		selection, err := f.selection(s, args)
+		if err != nil {
+			return err
+		}
 		if f.list {
 			return c.listChecks(s, selection, f.output)
 		}
@@ -149,7 +155,10 @@ func (f *testFlags) readExemptions() error {
 	return nil
 }
 
-func (f *testFlags) selection(only []string) suite.Selection {
+// selection is what the flags choose. Where they say nothing of levels it is
+// every level of the checks that are named, and else the core checks; of a
+// profile that has none, those that it has.
+func (f *testFlags) selection(all *suite.Suite, only []string) (suite.Selection, error) {
 	s := suite.Selection{Only: only, Skip: f.skip, Profiles: f.profiles}
 	for _, l := range f.levels {
 		s.Levels = append(s.Levels, suite.Level(l))
@@ -157,8 +166,22 @@ func (f *testFlags) selection(only []string) suite.Selection {
 	s.Usual = []suite.Level{suite.Core}
 	if len(only) > 0 {
 		s.Usual = append(s.Usual, suite.Extended)
+		return s, nil
 	}
-	return s
+	for _, p := range f.profiles {
+		checks, err := all.Select(suite.Selection{Profiles: []string{p}})
+		if err != nil {
+			return s, err
+		}
+		var levels []suite.Level
+		for _, k := range checks {
+			levels = append(levels, k.Level)
+		}
+		if !slices.Contains(levels, suite.Core) {
+			s.Usual = append(s.Usual, levels...)
+		}
+	}
+	return s, nil
 }
 
 // testInside runs this same command inside the lab, where its namespaces can

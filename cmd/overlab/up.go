@@ -35,6 +35,8 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 	cmd.Flags().StringVar(&provider, "provider", "", "what to build the lab from, in place of spec.provider: netns, or kind for a Kubernetes cluster in Docker")
 	cmd.Flags().StringVar(&nodeImage, "node-image", "", "the image of kind's nodes; kind's own, or the one of overlab image node, when left out")
 	cmd.Flags().BoolVar(&judge, "test", false, "run overlab test once the lab is up")
+	cmd.Flags().StringVar(&c.images.Address, "containerd-address", "/run/containerd/containerd.sock", "the containerd that images named by a reference are read from")
+	cmd.Flags().StringVar(&c.images.Namespace, "containerd-namespace", "default", "its namespace; k8s.io is Kubernetes', moby Docker's")
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if judge && out.value != "table" {

@@ -61,8 +61,12 @@ func TestKubernetes(t *testing.T) {
 		Subnet: netip.MustParsePrefix("10.244.255.0/24"), Key: "10.244.255.0-24", PublicIP: netip.MustParseAddr("172.18.255.254"),
 		BackendType: "vxlan", VNI: 1, VtepMAC: topology.MAC{2, 0, 0, 0, 0, 9},
 	}
-	if err := Put(t.Context(), lab, ghost); err != nil {
+	var began []int
+	if err := PutAll(t.Context(), lab, []Lease{ghost}, func(i int) { began = append(began, i) }); err != nil {
 		t.Fatal(err)
+	}
+	if len(began) != 1 || began[0] != 0 {
+		t.Errorf("was told of the leases %v", began)
 	}
 	got, err := List(t.Context(), lab)
 	if err != nil || len(got) != 2 {
@@ -76,10 +80,8 @@ func TestKubernetes(t *testing.T) {
 			t.Errorf("a worker's lease is %+v", l)
 		}
 	}
-	for _, key := range []string{ghost.Key, "10.244.1.0-24"} {
-		if err := Delete(t.Context(), lab, key); err != nil {
-			t.Fatal(err)
-		}
+	if err := Delete(t.Context(), lab, ghost.Key, "10.244.1.0-24"); err != nil {
+		t.Fatal(err)
 	}
 	if got, err := List(t.Context(), lab); err != nil || len(got) != 1 || got[0].Key != "10.244.1.0-24" {
 		t.Errorf("after the deletion: %+v, %v", got, err)

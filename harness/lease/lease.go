@@ -95,38 +95,70 @@ func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
 // Put writes a lease that never expires, as a node that is programmed by hand
 // would: its Key names it, with the backend's data for vxlan.
 func Put(ctx context.Context, lab topology.Lab, l Lease) error {
+	return PutAll(ctx, lab, []Lease{l}, func(int) {})
+}
+
+// PutAll writes one such lease after the other; began is told the number of
+// each before it is written.
+func PutAll(ctx context.Context, lab topology.Lab, leases []Lease, began func(int)) error {
 	if c, ok := cluster(lab); ok {
-		if err := putNode(ctx, c, l); err != nil {
-			return fmt.Errorf("write lease %s: %w", l.Key, err)
+		for i, l := range leases {
+			began(i)
+			if err := putNode(ctx, c, l); err != nil {
+				return fmt.Errorf("write lease %s: %w", l.Key, err)
+			}
 		}
 		return nil
 	}
-	v := map[string]any{"PublicIP": l.PublicIP, "PublicIPv6": nil, "BackendType": l.BackendType}
-	if l.BackendType == "vxlan" {
-		v["BackendData"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC}
+	keys := make([]string, len(leases))
+	for i, l := range leases {
+		keys[i] = l.Key
 	}
-	data, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("write lease %s: %w", l.Key, err)
-	}
-	return change(lab, "write lease "+l.Key, func(c *clientv3.Client, prefix string) error {
-		_, err := c.Put(ctx, prefix+l.Key, string(data))
-		return err
+	return change(lab, naming("write", keys), func(c *clientv3.Client, prefix string) error {
+		for i, l := range leases {
+			v := map[string]any{"PublicIP": l.PublicIP, "PublicIPv6": nil, "BackendType": l.BackendType}
+			if l.BackendType == "vxlan" {
+				v["BackendData"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC}
+			}
+			data, err := json.Marshal(v)
+			if err != nil {
+				return err
+			}
+			began(i)
+			if _, err := c.Put(ctx, prefix+l.Key, string(data)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-// Delete takes a lease from the store; that there is none is no error.
-func Delete(ctx context.Context, lab topology.Lab, key string) error {
+// Delete takes leases from the store; that there is none is no error.
+func Delete(ctx context.Context, lab topology.Lab, keys ...string) error {
 	if c, ok := cluster(lab); ok {
-		if err := deleteNode(ctx, c, key); err != nil {
-			return fmt.Errorf("delete lease %s: %w", key, err)
+		for _, key := range keys {
+			if err := deleteNode(ctx, c, key); err != nil {
+				return fmt.Errorf("delete lease %s: %w", key, err)
+			}
 		}
 		return nil
 	}
-	return change(lab, "delete lease "+key, func(c *clientv3.Client, prefix string) error {
-		_, err := c.Delete(ctx, prefix+key)
-		return err
+	return change(lab, naming("delete", keys), func(c *clientv3.Client, prefix string) error {
+		for _, key := range keys {
+			if _, err := c.Delete(ctx, prefix+key); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// naming says what is done to the leases, as "write lease 10.244.9.0-24".
+func naming(verb string, keys []string) string {
+	if len(keys) == 1 {
+		return verb + " lease " + keys[0]
+	}
+	return fmt.Sprintf("%s %d leases", verb, len(keys))
 }
 
 func change(lab topology.Lab, what string, do func(c *clientv3.Client, prefix string) error) error {

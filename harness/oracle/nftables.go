@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 
@@ -32,6 +33,26 @@ func (c *cluster) nftables(n *topology.Node) []Fact {
 		add("postrtg", "IP saddr != "+network+" IP daddr "+pods+" return", "no NAT to the node's own pods")
 		add("postrtg", "IP saddr "+network+" IP daddr != "+f.multicast+" masquerade", "masquerade what leaves the overlay")
 		add("postrtg", "IP saddr != "+network+" IP daddr "+network+" masquerade", "masquerade what enters the overlay")
+	}
+	return facts
+}
+
+// hardening are the rules of an agent that is to keep who is no node out of the
+// tunnel. They are nftables' whichever of the two managers has the others.
+func (c *cluster) hardening(n *topology.Node) []Fact {
+	b := c.plan.Network.Backend
+	if !n.Agent.Hardened() || b.Type != "vxlan" {
+		return nil
+	}
+	by, port := fmt.Sprintf("iifname %q", n.Agent.Underlay), fmt.Sprintf("udp dport %d", b.Port)
+	var facts []Fact
+	for _, r := range [][3]string{
+		{"input", by + " " + port + " ip saddr @nodes4 accept", "take the nodes' packets"},
+		{"input", by + " " + port + " ip6 saddr @nodes6 accept", "take the nodes' packets"},
+		{"input", port + " drop", "take nobody else's"},
+		{"forward", fmt.Sprintf("iifname != %q %s drop", n.Agent.Underlay, port), "let no pod send as a node"},
+	} {
+		facts = append(facts, nftRule("inet flannel-harden", r[0], r[1]).forPeer("", r[2]))
 	}
 	return facts
 }
@@ -71,7 +92,7 @@ func nftRules(ruleset string) []Fact {
 		default:
 			text := strings.TrimSpace(nftZeros.ReplaceAllString(nftVolatile.ReplaceAllString(line, ""), "0x$1"))
 			text = strings.Replace(text, "mark and 0x", "mark & 0x", 1)
-			if strings.Contains(table, " flannel-ipv") || nftDrops(text) {
+			if strings.Contains(table, " flannel-") || nftDrops(text) {
 				facts = append(facts, nftRule(table, chain, text))
 			}
 		}

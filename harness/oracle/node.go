@@ -20,6 +20,7 @@ func (c *cluster) node(n *topology.Node) []Fact {
 	if !n.Agent.ByHand {
 		facts = append(facts, c.subnetEnv(n)...)
 		facts = append(facts, c.rules(n)...)
+		facts = append(facts, c.hardening(n)...)
 	}
 	return facts
 }

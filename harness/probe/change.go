@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlab/overlab/internal/rtnl"
 )
 
 // A Change alters one object of a namespace's state: a fault, or its repair.
@@ -165,4 +167,40 @@ func ipNet(p netip.Prefix) *net.IPNet {
 		return nil
 	}
 	return &net.IPNet{IP: p.Masked().Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// checkGroup is the group of links that are deleted together.
+const checkGroup = 0x6f766c
+
+// DeleteBridge deletes a bridge and all links that are its ports, together; that
+// there is none is no error.
+func (s *Session) DeleteBridge(ctx context.Context, name string) error {
+	st, err := s.State(ctx)
+	if err != nil {
+		return err
+	}
+	br := st.Link(name)
+	if br == nil {
+		return nil
+	}
+	doomed := []int{br.Index}
+	for _, l := range st.Links {
+		if l.Master == br.Index {
+			doomed = append(doomed, l.Index)
+		}
+	}
+	err = s.local.Do(func() error {
+		conn, err := rtnl.Dial()
+		if err != nil {
+			return err
+		}
+		defer conn.Close() // nothing is left in it
+		var b rtnl.Batch
+		b.DelLinks(checkGroup, doomed...)
+		return conn.Do(&b)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: delete %s and its ports: %w", s.name, name, err)
+	}
+	return nil
 }

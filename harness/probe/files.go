@@ -44,6 +44,7 @@ func (s *Session) Files(ctx context.Context, folder string) (map[string]string, 
 }
 
 // WriteFile writes a small file as the namespace sees it, and makes its folder.
+// The file takes the place of the one that was there in one step.
 func (s *Session) WriteFile(ctx context.Context, path string, data []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -52,7 +53,11 @@ func (s *Session) WriteFile(ctx context.Context, path string, data []byte) error
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		return os.WriteFile(path, data, 0o644)
+		temporary := path + ".overlab"
+		if err := os.WriteFile(temporary, data, 0o644); err != nil {
+			return err
+		}
+		return os.Rename(temporary, path)
 	})
 	if err != nil {
 		return fmt.Errorf("write file in %s: %w", s.name, err)

@@ -55,6 +55,10 @@ type Check struct {
 	// Disturbs says that the check changes the lab, so that it must run
 	// alone. It puts back what it changed.
 	Disturbs bool
+	// Part, where set, names the part of the lab that a disturbing check changes
+	// and judges: it may run beside those of other parts, not beside another of
+	// its own, nor beside harmless ones.
+	Part string
 	// Run measures and states what it expected through env. A nil error with
 	// nothing found wrong is a pass; NotApplicablef and Inconclusivef make
 	// errors that stand for those verdicts; any other error says that the

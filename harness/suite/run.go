@@ -164,16 +164,34 @@ func (r *run) harmless(ctx context.Context, list []chosen, results []Result) {
 	wg.Wait()
 }
 
+// disturbing runs the checks of each part of the lab in their order, those of
+// several parts side by side, and then those that must be alone.
 func (r *run) disturbing(ctx context.Context, list []chosen, results []Result) {
+	var alone []int
+	parts := map[string][]int{}
 	for i, c := range list {
-		if !c.Disturbs || c.skip {
-			continue
+		switch {
+		case !c.Disturbs || c.skip:
+		case c.Part == "":
+			alone = append(alone, i)
+		default:
+			parts[c.Part] = append(parts[c.Part], i)
 		}
-		results[i] = r.one(ctx, c)
-		// What was seen before may not be true any more.
-		r.states.forget()
-		r.shared.forget()
 	}
+	inOrder := func(which []int) {
+		for _, i := range which {
+			results[i] = r.one(ctx, list[i])
+			// What was seen before may not be true any more.
+			r.states.forget()
+			r.shared.forget()
+		}
+	}
+	var wg sync.WaitGroup
+	for _, which := range parts {
+		wg.Go(func() { inOrder(which) })
+	}
+	wg.Wait()
+	inOrder(alone)
 }
 
 // one runs one check, or says why it does not.

@@ -245,6 +245,44 @@ func TestDisturbingRunsAlone(t *testing.T) {
 	}
 }
 
+// Disturbing checks of two parts of the lab meet, those of one part and those
+// of none do not.
+func TestParts(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(1, 1, 1500))
+	running := map[string]*atomic.Int32{"a": {}, "b": {}, "": {}}
+	met := map[string]chan struct{}{"a": make(chan struct{}), "b": make(chan struct{})}
+	disturbing := func(id, part string, meets string) suite.Check {
+		c := check(id, func(ctx context.Context, _ *suite.Env) error {
+			if n := running[part].Add(1); n > 1 {
+				return fmt.Errorf("%d of part %q at once", n, part)
+			}
+			defer running[part].Add(-1)
+			if part == "" && running["a"].Load()+running["b"].Load() > 0 {
+				return errors.New("not alone")
+			}
+			if meets == "" {
+				return nil
+			}
+			close(met[part])
+			select {
+			case <-met[meets]:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
+		c.Disturbs, c.Part = true, part
+		return c
+	}
+	r := run(t, lab, suite.Options{}, disturbing("Z", "", ""), disturbing("A-1", "a", "b"), disturbing("A-2", "a", ""),
+		disturbing("B-1", "b", "a"), disturbing("B-2", "b", ""), disturbing("Y", "", ""))
+	for _, res := range r.Results {
+		if res.Verdict != suite.Pass {
+			t.Errorf("%s: %s %s", res.ID, res.Verdict, res.Reason)
+		}
+	}
+}
+
 func TestInterrupted(t *testing.T) {
 	lab := labtest.Up(t, labtest.Plan(1, 1, 1500))
 	ctx, cancel := context.WithCancelCause(t.Context())

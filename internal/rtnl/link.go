@@ -48,6 +48,10 @@ type Vxlan struct {
 	// ZeroChecksum leaves the outer UDP checksum out, as RFC 7348 section 5
 	// asks; the kernel's own default is to compute it.
 	ZeroChecksum bool
+	// SourcePorts are the first and the last outer source port that flows are
+	// told apart by; zeros leave the range of local ports
+	// (net.ipv4.ip_local_port_range).
+	SourcePorts [2]uint16
 }
 
 // Attributes of linux/if_link.h that x/sys/unix does not name.
@@ -61,6 +65,7 @@ const (
 	ifaVxlanTOS        = 6  // IFLA_VXLAN_TOS
 	ifaVxlanLearning   = 7  // IFLA_VXLAN_LEARNING
 	ifaVxlanLimit      = 9  // IFLA_VXLAN_LIMIT
+	ifaVxlanPortRange  = 10 // IFLA_VXLAN_PORT_RANGE
 	ifaVxlanProxy      = 11 // IFLA_VXLAN_PROXY
 	ifaVxlanRSC        = 12 // IFLA_VXLAN_RSC
 	ifaVxlanL2Miss     = 13 // IFLA_VXLAN_L2MISS
@@ -182,6 +187,9 @@ func (b *Batch) AddVxlan(l Link, v Vxlan) {
 		if v.ZeroChecksum {
 			b.attr8(ifaVxlanChecksum, 0)
 		}
+		if v.SourcePorts != [2]uint16{} { // struct ifla_vxlan_port_range
+			b.attr(ifaVxlanPortRange, binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, v.SourcePorts[0]), v.SourcePorts[1]))
+		}
 	})
 }
 
@@ -229,6 +237,21 @@ func (b *Batch) DelLink(index int) {
 	b.begin(unix.RTM_DELLINK, 0, ifInfo(index, 0, 0), func() string {
 		return fmt.Sprintf("link del %s", Link{Index: index}.label())
 	})
+	b.end()
+}
+
+// DelLinks deletes links together: of many veths, in the time that one takes.
+// It puts them into the group, which must be no other link's and not 0.
+func (b *Batch) DelLinks(group uint32, indices ...int) {
+	for _, i := range indices {
+		b.begin(unix.RTM_NEWLINK, 0, ifInfo(i, 0, 0), func() string {
+			return fmt.Sprintf("link set %s group %d", Link{Index: i}.label(), group)
+		})
+		b.attr32(unix.IFLA_GROUP, group)
+		b.end()
+	}
+	b.begin(unix.RTM_DELLINK, 0, ifInfo(0, 0, 0), func() string { return fmt.Sprintf("link del group %d", group) })
+	b.attr32(unix.IFLA_GROUP, group)
 	b.end()
 }
 

@@ -236,6 +236,12 @@ func readVxlan(data []byte) *VxlanState {
 			s.Dev = int(u32(v))
 		case ifaVxlanLocal, ifaVxlanLocal6:
 			s.Local = address(v)
+		case ifaVxlanPortRange:
+			if len(v) >= 4 {
+				s.SourcePorts = [2]uint16{u16BE(v), u16BE(v[2:])}
+			}
+		case ifaVxlanChecksum:
+			s.ZeroChecksum = u8(v) == 0
 		case ifaVxlanLearning:
 			s.Learning = u8(v) != 0
 		case ifaVxlanTTL:

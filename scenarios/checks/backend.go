@@ -19,7 +19,7 @@ func backendChecks() []suite.Check {
 	return []suite.Check{
 		{
 			ID: "BE-01", Title: "host-gw: bare packets, straight to the peer, MTU kept",
-			Source: fromFlannel, Profiles: []string{plain},
+			Source: fromFlannel, Profiles: []string{hostGW},
 			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.HostGW},
 			Run:   hostGateways,
 		},
@@ -49,7 +49,7 @@ func backendChecks() []suite.Check {
 		},
 		{
 			ID: "BE-06", Title: "DirectRouting: no VXLAN between nodes of one segment",
-			Source: fromFlannel, Profiles: []string{vxlan, plain},
+			Source: fromFlannel, Profiles: []string{vxlan},
 			Needs: []suite.Feature{suite.IPv4, suite.SegmentPeers, suite.DirectRouting},
 			Run:   directRouting,
 		},

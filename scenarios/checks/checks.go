@@ -27,8 +27,7 @@ const (
 	ipip      = "ipip"
 	ipsec     = "ipsec"
 	wireguard = "wireguard"
-	// plain is that of backends that put the pods' packets bare on the wire.
-	plain = "plain"
+	hostGW    = "host-gw"
 	// performance is that of how fast things are.
 	performance = "performance"
 	// cniProfile is that of CNI plugins and their address management.
@@ -37,8 +36,18 @@ const (
 	security = "security"
 	// dualStack is that of overlays that carry IPv6 too.
 	dualStack = "dual-stack"
+	// scale is that of many nodes.
+	scale = "scale"
 	// resilience is that of what an overlay must survive.
 	resilience = "resilience"
+)
+
+// Parts of the lab that disturbing checks change and judge.
+const (
+	// partContainers is what CNI plugins make on a node.
+	partContainers = "containers"
+	// partOverlay is the agents, the store, and what leads from node to node.
+	partOverlay = "overlay"
 )
 
 // All returns the catalogue in its order.
@@ -49,9 +58,19 @@ func All() []suite.Check {
 		portChecks(), outerChecks(), leakChecks(), pathMTUChecks(),
 		natChecks(), []suite.Check{forwardCheck()},
 		securityChecks(), cniChecks(), performanceChecks(),
-		resilienceChecks(),
+		resilienceChecks(), []suite.Check{orderCheck(), scaleCheck()},
 		overlayMTU6(), overIPv6(of4),
 	)
+}
+
+// Profiles returns the profiles that checks belong to, in alphabetical order.
+func Profiles() []string {
+	var out []string
+	for _, c := range All() {
+		out = append(out, c.Profiles...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // bridge is the name that flannel's CNI configuration gives the pods' bridge.

@@ -27,7 +27,7 @@ func cniChecks() []suite.Check {
 	check := func(id string, level suite.Level, title, source string, run func(context.Context, *attachments) error) suite.Check {
 		return suite.Check{
 			ID: id, Level: level, Title: title, Source: source, Profiles: []string{cniProfile},
-			Needs: []suite.Feature{suite.IPv4, suite.Pods}, Disturbs: true,
+			Needs: []suite.Feature{suite.IPv4, suite.Pods}, Disturbs: true, Part: partContainers,
 			Run: func(ctx context.Context, env *suite.Env) error {
 				a, err := newAttachments(ctx, env)
 				if err != nil {
@@ -109,10 +109,7 @@ func (a *attachments) open(list []byte) (*cni.Runtime, error) {
 
 // unwire unwires what the check has wired.
 func (a *attachments) unwire(ctx context.Context) error {
-	a.mu.Lock()
-	there := a.there
-	a.there = nil
-	a.mu.Unlock()
+	there := a.take()
 	if len(there) > few {
 		// The kernel removes many namespaces together in the time of one; with
 		// them go their links, and DEL finds the rest.
@@ -125,6 +122,25 @@ func (a *attachments) unwire(ctx context.Context) error {
 	return suite.Each(there, func(c *cni.Container) error {
 		return errors.Join(a.runtime.Del(ctx, c), c.Close())
 	})
+}
+
+// take empties the list of what is wired.
+func (a *attachments) take() []*cni.Container {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	there := a.there
+	a.there = nil
+	return there
+}
+
+// abandon lets the namespaces go of what the check has wired. With them go their
+// links, when the kernel comes to it.
+func (a *attachments) abandon() error {
+	var errs []error
+	for _, c := range a.take() {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // few is how many containers are unwired one by one.
@@ -179,7 +195,9 @@ func (a *attachments) where() string { return a.node.Name + ", network " + a.run
 const cniFiles = "/var/lib/cni"
 
 // snapshot is what a plugin may change on a node: links, addresses, routes and
-// files. Host-local's memory of the last address, and locks, are no one's.
+// files, those of the underlay and of the overlay's devices excepted, which
+// other checks may be at. Host-local's memory of the last address, and locks,
+// are no one's.
 func (a *attachments) snapshot(ctx context.Context) ([]string, error) {
 	st, err := a.session.State(ctx)
 	if err != nil {
@@ -191,10 +209,15 @@ func (a *attachments) snapshot(ctx context.Context) ([]string, error) {
 	}
 	var out []string
 	for _, l := range st.Links {
+		if a.overlays(l.Name) {
+			continue
+		}
 		out = append(out, fmt.Sprintf("link %s master %d mtu %d %v", l.Name, l.Master, l.MTU, l.Addresses))
 	}
 	for _, r := range st.Routes {
-		out = append(out, "route "+r.String())
+		if !a.overlays(r.Dev) {
+			out = append(out, "route "+r.String())
+		}
 	}
 	for path, text := range files {
 		if base := filepath.Base(path); base != "lock" && !strings.HasPrefix(base, "last_reserved_ip") {
@@ -203,6 +226,12 @@ func (a *attachments) snapshot(ctx context.Context) ([]string, error) {
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// overlays reports whether a device of the node is the underlay's or the
+// overlay's.
+func (a *attachments) overlays(dev string) bool {
+	return overlayDevice(dev) || slices.ContainsFunc(a.node.Interfaces, func(i topology.Interface) bool { return i.Name == dev })
 }
 
 // difference says what came and what went, or nothing.
@@ -260,7 +289,12 @@ func addressOfResult(r *types100.Result) netip.Prefix {
 // concurrent is how many containers IP-01 wires.
 const concurrent = 100
 
+// concurrentADDs uses a network of its own where it can have one: what is in it
+// goes without a DEL for each container.
 func concurrentADDs(ctx context.Context, a *attachments) error {
+	if err := a.separate(ctx, largeSubnet); err != nil && !errors.Is(err, errNoSeparate) {
+		return err
+	}
 	var mu sync.Mutex
 	holders := map[netip.Addr]string{}
 	var wg sync.WaitGroup
@@ -285,11 +319,6 @@ func concurrentADDs(ctx context.Context, a *attachments) error {
 	wg.Wait()
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %d of %d ADDs ended in time: %w", a.where(), len(holders), concurrent, context.Cause(ctx))
-	}
-	for _, pod := range a.env.Plan().PodsOn(a.node.Name) {
-		if c, taken := holders[pod.Address.Addr()]; taken {
-			a.env.Fail(a.where(), "addresses that no pod has", fmt.Sprintf("%s, of %s, for %s", pod.Address.Addr(), pod.Name, c))
-		}
 	}
 	if len(errs) > 0 {
 		a.env.Fail(a.where(), fmt.Sprintf("%d ADDs that succeed", concurrent), fmt.Sprintf("%d fail, as: %v", len(errs), errs[0]))
@@ -373,6 +402,11 @@ func resultIsKernel(ctx context.Context, a *attachments) error {
 		want := netip.PrefixFrom(dst, ones)
 		if !slices.ContainsFunc(inside.Routes, func(have probe.Route) bool { return have.Dst == want }) {
 			a.env.Fail("container", "a route to "+want.String()+", as in ADD's result", "none")
+		}
+	}
+	for _, pod := range a.env.Plan().PodsOn(a.node.Name) {
+		if pod.Address.Addr() == address.Addr() {
+			a.env.Fail(a.where(), "an address that no pod has", fmt.Sprintf("%s, of %s", address.Addr(), pod.Name))
 		}
 	}
 	a.env.Evidence("%s: %s, %s, %s", a.where(), address, count(len(result.Interfaces), "interface"), count(len(result.Routes), "route"))
@@ -471,9 +505,12 @@ func damage(ctx context.Context, a *attachments) error {
 	return nil
 }
 
-// separate is the list with a network of its own: name, bridge, files, and a
-// subnet file that has these lines. It is for plugins that read flannel's
-// configuration.
+// errNoSeparate says that a plugin is told its subnet by something else than
+// flannel's subnet.env.
+var errNoSeparate = errors.New("the plugin has its subnet from elsewhere than flannel's subnet.env")
+
+// separate gives the check a network of its own: the lab's list with another
+// name, bridge and files, and a subnet file that has these lines.
 func (a *attachments) separate(ctx context.Context, subnet string) error {
 	var list map[string]any
 	if err := json.Unmarshal(a.list, &list); err != nil {
@@ -483,7 +520,7 @@ func (a *attachments) separate(ctx context.Context, subnet string) error {
 	plugins, _ := list["plugins"].([]any)
 	plugin, _ := slices.Concat(plugins, []any{nil})[0].(map[string]any)
 	if kind, _ := plugin["type"].(string); kind != "overlab-cni" && kind != "flannel" {
-		return suite.NotApplicablef("the plugin %q has its subnet from elsewhere than flannel's subnet.env", kind)
+		return fmt.Errorf("plugin %q: %w", kind, errNoSeparate)
 	}
 	delegate, _ := plugin["delegate"].(map[string]any)
 	delegate = maps.Clone(delegate)
@@ -494,15 +531,10 @@ func (a *attachments) separate(ctx context.Context, subnet string) error {
 	plugin["delegate"], plugin["subnetFile"], plugin["dataDir"] = delegate, folder+"/subnet.env", folder+"/flannel"
 	plugin["ipam"] = map[string]any{"dataDir": folder + "/networks"}
 	list["name"], list["plugins"] = "overlab-check", []any{plugin}
-	a.env.Restore("the files of "+a.node.Name, func(ctx context.Context) error {
-		st, err := a.session.State(ctx)
-		if err != nil {
-			return err
-		}
-		if st.Link(link) != nil {
-			err = a.session.Change(ctx, probe.Change{Delete: true, Link: link})
-		}
-		return errors.Join(err, a.session.RemoveAll(ctx, folder))
+	// All that its containers have on the node goes with these, its rules
+	// excepted, and it has none: the subnet file says that the agent masquerades.
+	a.env.Restore("the network overlab-check of "+a.node.Name, func(ctx context.Context) error {
+		return errors.Join(a.session.DeleteBridge(ctx, link), a.abandon(), a.session.RemoveAll(ctx, folder))
 	})
 	if subnet != "" {
 		if err := a.session.WriteFile(ctx, folder+"/subnet.env", []byte(subnet)); err != nil {
@@ -513,12 +545,16 @@ func (a *attachments) separate(ctx context.Context, subnet string) error {
 	if err != nil {
 		return err
 	}
-	if a.runtime, err = a.open(text); err != nil {
-		return err
+	a.runtime, err = a.open(text)
+	return err
+}
+
+// notApplicable is the verdict where there can be no separate network.
+func notApplicable(err error) error {
+	if errors.Is(err, errNoSeparate) {
+		return suite.NotApplicablef("%v", err)
 	}
-	// Containers go before their bridge.
-	a.env.Restore("the containers of "+a.node.Name, a.unwire)
-	return nil
+	return err
 }
 
 // smallSubnet has room for five containers. It is of the addresses for
@@ -527,10 +563,13 @@ const smallSubnet = "FLANNEL_NETWORK=192.0.2.0/24\nFLANNEL_SUBNET=192.0.2.9/29\n
 
 const room = 5
 
+// largeSubnet has room for more than IP-01 wires.
+const largeSubnet = "FLANNEL_NETWORK=192.0.2.0/24\nFLANNEL_SUBNET=192.0.2.1/24\nFLANNEL_MTU=1400\nFLANNEL_IPMASQ=true\n"
+
 // fill wires containers until it fails, and returns their addresses.
 func (a *attachments) fill(ctx context.Context) (got []netip.Addr, full error, err error) {
 	if err := a.separate(ctx, smallSubnet); err != nil {
-		return nil, nil, err
+		return nil, nil, notApplicable(err)
 	}
 	for range room + 3 {
 		_, result, err := a.add(ctx)
@@ -592,7 +631,7 @@ func notReady(ctx context.Context, a *attachments) error {
 		a.env.Fail(a.where()+", STATUS", "success", err.Error())
 	}
 	if err := a.separate(ctx, ""); err != nil {
-		return err
+		return notApplicable(err)
 	}
 	err := a.runtime.Status(ctx)
 	if code := cni.Code(err); code != notAvailable && code != limited {
@@ -607,7 +646,7 @@ func garbage(ctx context.Context, a *attachments) error {
 		return suite.NotApplicablef("the list's cniVersion %s has no GC", a.runtime.Version())
 	}
 	if err := a.separate(ctx, smallSubnet); err != nil {
-		return err
+		return notApplicable(err)
 	}
 	kept, keptResult, err := a.add(ctx)
 	if err != nil {

@@ -38,11 +38,12 @@ func edited(sed string) string {
 func pluginFaults() []pluginFault {
 	const master = "master, network cbr0"
 	return []pluginFault{
-		{"one address for all", "IP-01", edited(`s/"10\.244\.0\.[0-9]*\/24"/"10.244.0.77\/24"/`), master + ": expected an address for each container, seen 10.244.0.77 for both"},
+		{"one address for all", "IP-01", edited(`s/"192\.0\.2\.[0-9]*\/24"/"192.0.2.77\/24"/`), "master, network overlab-check: expected an address for each container, seen 192.0.2.77 for both"},
 		{"an error that says nothing", "IP-02", onCommand("ADD", `out=$($real) || { echo "{\"code\":999,\"msg\":\"no\"}"; exit 1; }; echo "$out"; exit 0`), "master, network overlab-check: expected an error that says that there are no addresses, seen "},
 		{"DEL does nothing", "IP-03", onCommand("DEL", "exit 0"), "expected nothing on disk after DEL, seen /var/lib/cni/"},
 		{"the gateway's address", "IP-04", edited(`s/192\.0\.2\.10\//192.0.2.9\//`), "expected the gateway address 192.0.2.9 for no container, seen ADD gave it"},
 		{"another address than the kernel's", "CN-01", edited(`s/10\.244\.0\.\([0-9]*\)\/24/10.244.9.\1\/24/`), "container eth0: expected address 10.244.9."},
+		{"the address of a pod", "CN-01", edited(`s/10\.244\.0\.[0-9]*\/24/10.244.0.2\/24/`), master + ": expected an address that no pod has, seen 10.244.0.2, of master-pod-1"},
 		{"DEL needs the namespace", "CN-02", onCommand("DEL", `[ -n "$CNI_NETNS" ] || { echo "{\"code\":4,\"msg\":\"no namespace\"}"; exit 1; }`), master + ", DEL without the namespace: expected success, seen "},
 		{"a failed ADD leaves a file", "CN-03", onCommand("ADD", `$real; code=$?; [ $code = 0 ] || touch /var/lib/cni/left; exit $code`), "expected the node's links, routes and files of before, seen it has file /var/lib/cni/left"},
 		{"CHECK sees nothing", "CN-04", onCommand("CHECK", "exit 0"), master + ", CHECK of a container without its default route: expected an error, seen success"},

@@ -573,7 +573,7 @@ func faults() []fault {
 // quick makes unanswered pings give up soon.
 func quick() suite.Options {
 	t := suite.DefaultTimeouts()
-	t.Reply, t.Tries = t.Reply/2, 2
+	t.Tries = 2
 	return suite.Options{Timeouts: t}
 }
 

@@ -20,8 +20,8 @@ func forwardCheck() suite.Check {
 		ID: "FW-01", Title: "with FORWARD's policy DROP, pods still reach pods",
 		Source: fromFlannel, Profiles: []string{model},
 		Needs:    []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects},
-		Disturbs: true,
-		Run:      forwardDrops,
+		Disturbs: true, Part: partOverlay,
+		Run: forwardDrops,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/overlab/overlab/harness/lease"
 	"github.com/overlab/overlab/harness/suite"
@@ -20,8 +21,9 @@ func leaseChecks() []suite.Check {
 		{
 			ID: "CP-05", Title: "subnet.env has the node's subnet and the links' MTU",
 			Source: fromBoth, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4},
-			Run:   subnetFiles,
+			Needs:    []suite.Feature{suite.IPv4},
+			Disturbs: true, Part: partOverlay, // where the lab can restart an agent
+			Run: subnetFiles,
 		},
 		{
 			ID: "CP-06", Title: "leases are disjoint, and say what the kernels have",
@@ -45,6 +47,7 @@ func subnetFiles(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
+	wrong, said := false, ""
 	for i, n := range nodes {
 		where := n.Name + " " + subnetFile
 		s, err := env.Session(ctx, n.Name)
@@ -54,11 +57,13 @@ func subnetFiles(ctx context.Context, env *suite.Env) error {
 		text, err := s.ReadFile(ctx, subnetFile)
 		if err != nil {
 			env.Fail(where, "a file", err.Error())
+			wrong = true
 			continue
 		}
 		have := variables(text)
 		if i == 0 {
-			env.Evidence("%s, on %s: subnet %s, mtu %s", count(len(nodes), "file"), n.Name, have["FLANNEL_SUBNET"], have["FLANNEL_MTU"])
+			said = fmt.Sprintf("%s, on %s: subnet %s, mtu %s", count(len(nodes), "file"), n.Name, have["FLANNEL_SUBNET"], have["FLANNEL_MTU"])
+			env.Evidence("%s", said)
 		}
 		for _, want := range [][2]string{
 			{"FLANNEL_NETWORK", plan.Network.Network.String()},
@@ -72,13 +77,83 @@ func subnetFiles(ctx context.Context, env *suite.Env) error {
 					seen = "no such key"
 				}
 				env.Fail(where, want[0]+"="+want[1], seen)
+				wrong = true
 			}
 		}
 		if l := states[n.Name].Link(vtep(plan)); l != nil && plan.Network.Backend.Type == "vxlan" && fmt.Sprint(l.MTU) != have["FLANNEL_MTU"] {
 			env.Fail(where, fmt.Sprintf("FLANNEL_MTU=%d, as %s has", l.MTU, l.Name), "FLANNEL_MTU="+have["FLANNEL_MTU"])
+			wrong = true
 		}
 	}
-	return nil
+	if wrong {
+		return nil // an agent's restart would hide it
+	}
+	how, err := subnetFileReplaced(ctx, env, nodes[len(nodes)-1])
+	env.Evidence("%s; %s", said, how)
+	return err
+}
+
+// stale is a line that no agent writes, and that no plugin heeds.
+const stale = "OVERLAB_STALE=true\n"
+
+// subnetFileReplaced makes a node's file differ from what its agent writes, and
+// watches how the agent, restarted, writes it. It returns that in words. A
+// plugin that reads a file which is changed in place can read half of it.
+func subnetFileReplaced(ctx context.Context, env *suite.Env, n *topology.Node) (string, error) {
+	restarter, can := env.Lab().(suite.AgentRestarter)
+	if !can {
+		return "not seen written: this lab cannot restart agents", nil
+	}
+	s, err := env.Session(ctx, n.Name)
+	if err != nil {
+		return "", err
+	}
+	before, err := s.ReadFile(ctx, subnetFile)
+	if err != nil {
+		return "", err
+	}
+	read := func(ctx context.Context) bool {
+		have, err := s.ReadFile(ctx, subnetFile)
+		return err == nil && bytes.Equal(have, before)
+	}
+	env.Restore(subnetFile+" of "+n.Name, func(ctx context.Context) error {
+		if read(ctx) {
+			return nil
+		}
+		return s.WriteFile(ctx, subnetFile, before)
+	})
+	if err := s.WriteFile(ctx, subnetFile, append(bytes.Clone(before), stale...)); err != nil {
+		return "", err
+	}
+	watch, err := s.WatchFile(subnetFile)
+	if err != nil {
+		return "", err
+	}
+	defer watch.Close() // it only looked
+	restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
+	defer cancel()
+	if err := restarter.RestartAgent(restarting, n.Name); err != nil {
+		return "", fmt.Errorf("restart the agent of %s: %w", n.Name, err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
+	defer cancel()
+	for !read(waiting) && waiting.Err() == nil {
+		select {
+		case <-waiting.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	how, err := watch.Written()
+	switch {
+	case err != nil:
+		return "", suite.Inconclusivef("%v", err)
+	case how.InPlace:
+		env.Fail(n.Name+" "+subnetFile, "a whole file that takes the other's place in one step", "the file was changed in place")
+		return "changed in place by the agent of " + n.Name, nil
+	case how.Moved:
+		return "replaced in one step by the agent of " + n.Name, nil
+	}
+	return fmt.Sprintf("not written by the agent of %s, restarted, within %v", n.Name, env.Timeouts().Converge), nil
 }
 
 // variables are those of a file of KEY=value lines.

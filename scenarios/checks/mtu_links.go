@@ -17,13 +17,13 @@ func pathMTUChecks() []suite.Check {
 	return []suite.Check{
 		{
 			ID: "MTU-03", Title: "who sends more than the overlay's MTU is told the MTU",
-			Source: fromSeeds, Profiles: []string{model}, Needs: across, Disturbs: true,
+			Source: fromSeeds, Profiles: []string{model}, Needs: across, Disturbs: true, Part: partOverlay,
 			Run: toldMTU,
 		},
 		segmentSizeCheck(),
 		{
 			ID: "MTU-05", Title: "a smaller link on the way is no black hole",
-			Source: "RFC 1191, RFC 7348 section 4.3", Profiles: []string{model}, Disturbs: true,
+			Source: "RFC 1191, RFC 7348 section 4.3", Profiles: []string{model}, Disturbs: true, Part: partOverlay,
 			Needs: append(across, suite.SegmentPeers),
 			Run:   smallerPath,
 		},

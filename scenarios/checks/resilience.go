@@ -22,7 +22,7 @@ func resilienceChecks() []suite.Check {
 	check := func(id, title string, level suite.Level, needs []suite.Feature, run func(context.Context, *suite.Env) error) suite.Check {
 		return suite.Check{
 			ID: id, Level: level, Title: title, Source: fromFlannel, Profiles: []string{resilience},
-			Needs: needs, Disturbs: true, Run: run,
+			Needs: needs, Disturbs: true, Part: partOverlay, Run: run,
 		}
 	}
 	return []suite.Check{

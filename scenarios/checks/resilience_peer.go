@@ -123,11 +123,24 @@ func tellsPeers(plan *topology.Plan) bool {
 
 // freeSubnet is the last of the network's subnets that no node has.
 func freeSubnet(plan *topology.Plan) (netip.Prefix, error) {
+	free := freeSubnets(plan, 1)
+	if len(free) == 0 {
+		return netip.Prefix{}, suite.NotApplicablef("every subnet of %s belongs to a node", plan.Network.Network)
+	}
+	return free[0], nil
+}
+
+// freeSubnets are the last of the network's subnets that no node has, as many
+// as are wanted, or as there are.
+func freeSubnets(plan *topology.Plan, wanted int) []netip.Prefix {
+	var out []netip.Prefix
 	n := plan.Network
 	for a := n.SubnetMax; a.IsValid() && !a.Less(n.SubnetMin); {
 		p := netip.PrefixFrom(a, n.SubnetLen)
 		if !slices.ContainsFunc(plan.Nodes, func(n topology.Node) bool { return n.PodCIDR.Overlaps(p) }) {
-			return p, nil
+			if out = append(out, p); len(out) == wanted {
+				return out
+			}
 		}
 		before := netip.PrefixFrom(a.Prev(), n.SubnetLen)
 		if !a.Prev().IsValid() {
@@ -135,7 +148,7 @@ func freeSubnet(plan *topology.Plan) (netip.Prefix, error) {
 		}
 		a = before.Masked().Addr()
 	}
-	return netip.Prefix{}, suite.NotApplicablef("every subnet of %s belongs to a node", n.Network)
+	return out
 }
 
 // freeAddress is the last address of the first node's segment that nobody has,

@@ -120,6 +120,25 @@ type careless struct {
 	mu   sync.Mutex
 	seen map[netip.Prefix]lease.Lease
 	away bool
+	// serve is the command that serves a peer; serving if nil.
+	serve func(lease.Lease) string
+}
+
+// serving is the command that programs the entries of a peer, in their order.
+func serving(l lease.Lease) string {
+	return toNeighbour(l) + toFDB(l) + toRoute(l)
+}
+
+func toNeighbour(l lease.Lease) string {
+	return fmt.Sprintf("ip neigh replace %s lladdr %s dev flannel.1 nud permanent; ", l.Subnet.Addr(), l.VtepMAC)
+}
+
+func toFDB(l lease.Lease) string {
+	return fmt.Sprintf("bridge fdb append %s dev flannel.1 dst %s; ", l.VtepMAC, l.PublicIP)
+}
+
+func toRoute(l lease.Lease) string {
+	return fmt.Sprintf("ip route replace %s via %s dev flannel.1 onlink; ", l.Subnet, l.Subnet.Addr())
 }
 
 func (c *careless) HoldAgent(context.Context, string) (func(context.Context) error, error) {
@@ -137,6 +156,14 @@ func (c *careless) setAway(away bool) {
 			c.seen[n.PodCIDR] = lease.Lease{}
 		}
 	}
+}
+
+// start lets it run until the test ends.
+func (c *careless) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { c.run(ctx) })
+	c.t.Cleanup(func() { cancel(); running.Wait() })
 }
 
 // run looks at the store until ctx ends.
@@ -161,27 +188,33 @@ func (c *careless) follow(leases []lease.Lease) {
 		return
 	}
 	there := map[netip.Prefix]bool{}
+	serve, commands := c.serve, ""
+	if serve == nil {
+		serve = serving
+	}
 	for _, l := range leases {
 		there[l.Subnet] = true
 		if known, ok := c.seen[l.Subnet]; ok && (known == l || known == lease.Lease{}) {
 			continue
 		}
 		c.seen[l.Subnet] = l
-		c.sh(fmt.Sprintf("ip neigh replace %[1]s lladdr %[2]s dev flannel.1 nud permanent; bridge fdb append %[2]s dev flannel.1 dst %[3]s; ip route replace %[4]s via %[1]s dev flannel.1 onlink",
-			l.Subnet.Addr(), l.VtepMAC, l.PublicIP, l.Subnet))
+		commands += serve(l)
 	}
 	for subnet, l := range c.seen {
 		if !there[subnet] {
 			delete(c.seen, subnet)
-			c.sh(fmt.Sprintf("ip neigh del %[1]s dev flannel.1; bridge fdb del %[2]s dev flannel.1 dst %[3]s; ip route del %[4]s", l.Subnet.Addr(), l.VtepMAC, l.PublicIP, l.Subnet))
+			commands += fmt.Sprintf("ip neigh del %[1]s dev flannel.1; bridge fdb del %[2]s dev flannel.1 dst %[3]s; ip route del %[4]s; ", l.Subnet.Addr(), l.VtepMAC, l.PublicIP, l.Subnet)
 		}
+	}
+	if commands != "" {
+		c.sh(commands)
 	}
 }
 
 // sh runs a command on every node.
 func (c *careless) sh(command string) {
 	for _, n := range c.Plan().Nodes {
-		c.Exec(c.t, n.Name, "sh", "-c", command+"; true")
+		c.Exec(c.t, n.Name, "sh", "-c", strings.TrimSuffix(command, "; ")+"; true")
 	}
 }
 
@@ -194,11 +227,7 @@ func TestUpstreamsHabitsAreSeen(t *testing.T) {
 	lab := labtest.Up(t, labtest.Plan(2, 1, 1500))
 	startStore(t, lab)
 	agent := &careless{idle: idle{Lab: lab}, t: t, seen: map[netip.Prefix]lease.Lease{}}
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { agent.run(ctx) })
-	defer running.Wait()
-	defer cancel()
+	agent.start()
 	for _, c := range []struct {
 		id      string
 		verdict suite.Verdict

@@ -30,7 +30,7 @@ func securityChecks() []suite.Check {
 		}
 	}
 	learned := check("SE-03", suite.Core, "a spoofed inner MAC leaves the FDB as it was", "RFC 7348 section 7, flannel", spoofedMAC)
-	learned.Disturbs = true // where a VTEP learns
+	learned.Disturbs, learned.Part = true, partOverlay // where a VTEP learns
 	return []suite.Check{
 		check("SE-01", suite.Core, "VXLAN of another VNI is dropped", "RFC 7348 section 4", mustDrop("another VNI", func(f *forgery) {
 			f.header.VNI ^= 0x800001

@@ -15,7 +15,7 @@ func vtepMACCheck() suite.Check {
 		ID: "DP-05", Title: "the VTEP's MAC is the lease's, and outlives the agent",
 		Source: fromFlannel, Profiles: []string{vxlan},
 		Needs:    []suite.Feature{suite.IPv4, suite.VXLAN, suite.Leases},
-		Disturbs: true, // where the lab can restart an agent
+		Disturbs: true, Part: partOverlay, // where the lab can restart an agent
 		Run: func(ctx context.Context, env *suite.Env) error {
 			plan := env.Plan()
 			before, err := compareMACs(ctx, env, plan.Nodes)

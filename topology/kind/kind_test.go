@@ -42,7 +42,8 @@ func TestLimits(t *testing.T) {
 		"a subnet":  {"spec: {network: {Network: 10.244.0.0/16, SubnetLen: 25}}\n", "spec.network.SubnetLen: kind's cluster gives each node a /24, not a /25"},
 		"two control planes": {"spec: {nodes: [{name: a, role: control-plane}, {name: b, role: control-plane}]}\n",
 			"spec.nodes: kind needs exactly one node of role control-plane, and there are 2"},
-		"an agent": {"spec: {agent: {args: [\"-v=1\"]}}\n", "spec.agent: master has an agent of its own making"},
+		"containers": {"spec: {runtime: containerd}\n", "spec.runtime: the pods of provider kind are Kubernetes'"},
+		"an agent":   {"spec: {agent: {args: [\"-v=1\"]}}\n", "spec.agent: master has an agent of its own making"},
 	} {
 		err := errors.Join(limits(planOf(t, c.spec))...)
 		if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -62,6 +62,7 @@ func limits(p *topology.Plan) []error {
 	refuse(p.Network.EnableIPv6, "spec.network.EnableIPv6: provider kind of this build carries IPv4 alone")
 	refuse(p.Network.SubnetLen != 24, "spec.network.SubnetLen: kind's cluster gives each node a /24, not a /%d: leave it out", p.Network.SubnetLen)
 	refuse(len(p.Segments) > 1 || len(p.Routers) > 0, "spec.underlay: the nodes of provider kind are on one segment, without routers")
+	refuse(p.Runtime == topology.RuntimeContainerd, "spec.runtime: the pods of provider kind are Kubernetes', of an image of its own; leave it out")
 	refuse(p.CNI.Conflist != nil, "spec.cni.conflist: provider kind of this build wires pods by the bundled plugin; leave it out")
 	masters := 0
 	for i := range p.Nodes {

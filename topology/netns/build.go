@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,21 +11,26 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
+// step is one phase of building a lab.
+type step struct {
+	name string
+	do   func() (detail string, err error)
+}
+
 // build makes the lab, phase by phase. The store starts as soon as its node
-// has a namespace: electing a leader takes as long as building the rest.
-func (l *lab) build(ctx context.Context) error {
+// has a namespace: electing a leader takes as long as building the rest. So
+// does containerd, where the pods are containers of images.
+func (l *lab) build(ctx context.Context, images map[string]imageSource) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var (
 		net     *underlay
 		started = make(chan error, 1)
+		runtime = make(chan error, 1)
 		meshes  []*meshWatch
 		files   *subnetFiles
 	)
-	steps := []struct {
-		name string
-		do   func() (detail string, err error)
-	}{
+	steps := []step{
 		{"namespaces", func() (string, error) {
 			var err error
 			if net, err = l.makeUnderlay(); err != nil {
@@ -67,6 +73,15 @@ func (l *lab) build(ctx context.Context) error {
 			return fmt.Sprintf("%d wired", len(l.plan.Pods)), l.wirePods(ctx, files)
 		}},
 		{"mesh", func() (string, error) { return l.waitMeshes(ctx, meshes) }},
+	}
+	if l.plan.Runtime == topology.RuntimeContainerd {
+		go func() { runtime <- l.prepareContainers(ctx, images) }()
+		steps = slices.Insert(steps, len(steps)-1, step{"containers", func() (string, error) {
+			if err := <-runtime; err != nil {
+				return "", err
+			}
+			return l.startContainers(ctx)
+		}})
 	}
 	for _, s := range steps {
 		if err := context.Cause(ctx); err != nil {

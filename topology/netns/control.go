@@ -18,9 +18,12 @@ import (
 
 // Operations of a request.
 const (
-	opStatus  = "status"
-	opRun     = "run"
-	opRestart = "restart-agent"
+	opStatus = "status"
+	// opContainers asks for the status of some containers, from the From-th on.
+	// The client asks until there are no more.
+	opContainers = "containers"
+	opRun        = "run"
+	opRestart    = "restart-agent"
 	// opHold ends an agent, or the store where no node is named. It answers
 	// when that has ended, and starts it again when the client sends anything,
 	// or goes away; the client's second answer says how that went.
@@ -45,6 +48,8 @@ type request struct {
 	TTY bool `json:"tty,omitempty"`
 	// Node is the node whose agent is meant.
 	Node string `json:"node,omitempty"`
+	// From is how many containers the client knows of already.
+	From int `json:"from,omitempty"`
 }
 
 // signalMessage is what a client sends while its process runs.
@@ -59,10 +64,15 @@ type response struct {
 	Unstarted int              `json:"unstarted,omitempty"`
 	Exit      int              `json:"exit"`
 	Status    *topology.Status `json:"status,omitempty"`
+	// Containers are some, at most containersPerMessage.
+	Containers []topology.ContainerStatus `json:"containers,omitempty"`
 }
 
 // maxMessage bounds a packet: the status of a lab of 256 nodes is 80 KiB.
 const maxMessage = 192 << 10
+
+// containersPerMessage are less than 64 KiB with the longest of names.
+const containersPerMessage = 40
 
 // peer is one end of a control connection.
 type peer struct {

@@ -68,9 +68,11 @@ func Features(probe []string) []Feature {
 		{"ethtool", "ethtool", "the articles' ethtool -S"},
 		{"netstat", "net-tools", "the articles' netstat and ifconfig"},
 		{"tshark", "tshark", "reading the captures that overlab test keeps"},
+		{"containerd", "containerd", "labs with runtime: containerd, which take root"},
+		{"runc", "runc", "the same"},
 	} {
 		f := Feature{Name: t.tool, OK: true, Detail: t.why}
-		if path, err := findIn("/usr/sbin:/sbin:"+os.Getenv("PATH"), t.tool); err != nil {
+		if path, err := findIn(hostPath(), t.tool); err != nil {
 			f.OK, f.Mend = false, "sudo apt-get install "+t.pkg
 		} else {
 			f.Detail = path

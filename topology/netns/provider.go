@@ -34,6 +34,8 @@ type Provider struct {
 	// Programs maps names to files of the host that the lab has in its PATH.
 	// overlabd, the bundled agent, must be among them.
 	Programs map[string]string
+	// ImageStore is where images are read from that a lab names by reference.
+	ImageStore ImageStore
 }
 
 var _ topology.Provider = (*Provider)(nil)
@@ -47,7 +49,7 @@ var backends = map[string]bool{"vxlan": true, "host-gw": true, "udp": true, "ipi
 
 // Check implements topology.Provider: what a plan asks for that this provider
 // or this machine cannot do.
-func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
+func (p *Provider) Check(ctx context.Context, plan *topology.Plan) error {
 	var errs []error
 	if t := plan.Network.Backend.Type; !backends[t] {
 		errs = append(errs, fmt.Errorf("spec.network.Backend.Type: backend %s is not in this build, which has %s",
@@ -74,6 +76,8 @@ func (p *Provider) Check(_ context.Context, plan *topology.Plan) error {
 	}
 	errs = append(errs, samePublicIP(plan)...)
 	errs = append(errs, p.checkPlugins(plan))
+	_, lacking := p.containerOptions(ctx, plan)
+	errs = append(errs, lacking)
 	if bundled && p.Programs["overlabd"] == "" {
 		errs = append(errs, errors.New("overlabd is neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`"))
 	}
@@ -180,7 +184,11 @@ func (p *Provider) launch(ctx context.Context, st state, lock *os.File, plan *to
 		return nil, fmt.Errorf("make a pipe: %w", err)
 	}
 	defer pw.Close()
-	options, err := json.Marshal(SuperviseOptions{StateDir: st.dir, Programs: p.Programs, Created: time.Now()})
+	containers, err := p.containerOptions(ctx, plan)
+	if err != nil {
+		return nil, errors.Join(err, pr.Close())
+	}
+	options, err := json.Marshal(SuperviseOptions{StateDir: st.dir, Programs: p.Programs, Containers: containers, Created: time.Now()})
 	if err != nil {
 		return nil, errors.Join(err, pr.Close())
 	}
@@ -359,11 +367,29 @@ func (s state) status() (*topology.Status, error) {
 	if cred, err := p.credentials(); err == nil {
 		resp.Status.PID = int(cred.Pid)
 	}
+	if resp.Status.Containers, err = s.containers(); err != nil {
+		return nil, err
+	}
 	for i := range resp.Status.Agents { // too much for one control message
 		a := &resp.Status.Agents[i]
 		a.Output = lastLines(a.Log)
 	}
 	return resp.Status, nil
+}
+
+// containers asks for the containers, of which one message may not hold all.
+func (s state) containers() ([]topology.ContainerStatus, error) {
+	var all []topology.ContainerStatus
+	for {
+		resp, err := ask(s.dir, request{Op: opContainers, From: len(all)})
+		if err != nil {
+			return nil, err
+		}
+		if len(resp.Containers) == 0 {
+			return all, nil
+		}
+		all = append(all, resp.Containers...)
+	}
 }
 
 // Down implements topology.Provider. It kills the supervisor; the kernel does

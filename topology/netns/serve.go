@@ -55,6 +55,10 @@ func (l *lab) answer(p *peer) error {
 	case opStatus:
 		s := l.status()
 		return p.send(response{Status: &s})
+	case opContainers:
+		all := l.containerStatus()
+		from := min(max(req.From, 0), len(all))
+		return p.send(response{Containers: all[from:min(from+containersPerMessage, len(all))]})
 	case opRestart:
 		return p.send(l.restartAgent(req.Node))
 	case opHold:
@@ -238,6 +242,9 @@ func (l *lab) launch(req request, files []*os.File) (*child, error) {
 	session := &syscall.SysProcAttr{Setsid: true}
 	if req.TTY {
 		session.Setctty, session.Ctty = true, 0
+	}
+	if c := l.containers.byPod[req.Space]; c != nil {
+		return l.launchIn(c, req, files, session)
 	}
 	dir := req.Dir
 	if dir == "" {

@@ -30,6 +30,8 @@ type SuperviseOptions struct {
 	// Programs maps names in the lab's PATH to files of the host: overlabd is
 	// the bundled agent.
 	Programs map[string]string
+	// Containers are what pods that are containers need.
+	Containers ContainerOptions
 	// Created is when `overlab up` was called.
 	Created time.Time
 }
@@ -49,6 +51,8 @@ type lab struct {
 	spaces map[string]*space
 	agents map[string]*agent
 	store  *store
+	// containers are the pods', where they have any.
+	containers containers
 	// storeHeld is locked while the store is ended for a client.
 	storeHeld sync.Mutex
 	ended     ended
@@ -137,6 +141,10 @@ func (l *lab) comeUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	images, err := openImages(p, l.opts.Containers)
+	if err != nil {
+		return err
+	}
 	dir, err := os.Open(l.opts.StateDir)
 	if err != nil {
 		return fmt.Errorf("open the state folder: %w", err)
@@ -160,7 +168,7 @@ func (l *lab) comeUp(ctx context.Context) error {
 	if err := os.Mkdir(logsFolder, 0o700); err != nil {
 		return fmt.Errorf("make the logs' folder: %w", err)
 	}
-	if err := l.build(ctx); err != nil {
+	if err := l.build(ctx, images); err != nil {
 		return err
 	}
 	listener, err := listen(stateLink)

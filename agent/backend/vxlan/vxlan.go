@@ -63,7 +63,10 @@ type VXLAN struct {
 	bare datapath.BareRoutes
 }
 
-var _ backend.DataV6 = (*VXLAN)(nil)
+var (
+	_ backend.DataV6 = (*VXLAN)(nil)
+	_ backend.Tunnel = (*VXLAN)(nil)
+)
 
 // deviceName is the name of a family's device.
 func deviceName(f lease.Family, vni int) string {
@@ -115,6 +118,28 @@ func New(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
 	}
 	return v, nil
 }
+
+// dynamicPorts are those that RFC 7348, section 5, recommends as source ports.
+var dynamicPorts = [2]uint16{49152, 65535}
+
+// NewHardened is New, with a device whose packets are as RFC 7348, section 5,
+// recommends: source ports that are dynamic ones, and over IPv4 no outer UDP
+// checksum. Flannel leaves both to the kernel, whose range of local ports begins
+// lower, and which computes the checksum.
+func NewHardened(c *lease.Config, u backend.Underlay) (backend.Backend, error) {
+	b, err := New(c, u)
+	if err != nil {
+		return nil, err
+	}
+	v := b.(*VXLAN)
+	for f, link := range v.links {
+		link.SourcePorts, link.NoChecksum = dynamicPorts, f == lease.IPv4
+	}
+	return v, nil
+}
+
+// TunnelPort implements backend.Tunnel.
+func (v *VXLAN) TunnelPort() uint16 { return uint16(v.links[v.network.Families()[0]].Port) }
 
 // Type implements backend.Backend.
 func (v *VXLAN) Type() string { return Type }

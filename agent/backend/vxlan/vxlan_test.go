@@ -59,6 +59,21 @@ func TestDevice(t *testing.T) {
 			t.Errorf("%s: MTU %d, scope %v", object, b.MTU(), b.Scope())
 		}
 	}
+	c, err := lease.ParseConfig([]byte(`{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hardened, err := NewHardened(c, eth0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := device(t, hardened)
+	if got := (datapath.Change{Verb: datapath.Add, Entry: l}).String(); !strings.HasSuffix(got, "dstport 8472 nolearning srcport 49152 65535 noudpcsum") {
+		t.Error(got)
+	}
+	if port := hardened.(backend.Tunnel).TunnelPort(); port != 8472 {
+		t.Errorf("tunnel at port %d", port)
+	}
 	for object, want := range map[string]string{
 		`{"Type":"vxlan","VNI":-1}`:       "VNI -1 is not a 24-bit number",
 		`{"Type":"vxlan","VNI":16777215}`: "flannel.16777215 would be longer than 15 characters",

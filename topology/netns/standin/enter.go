@@ -17,7 +17,8 @@ import (
 )
 
 // enter makes the process another program inside the pod, on a thread that
-// the program then is. It returns only with an error.
+// the program then is: with the files of the pod's container, where it has one,
+// or else its node's. It returns only with an error.
 func enter(pod *topology.Pod, argv []string, stdin bool) error {
 	if !stdin {
 		null, err := os.Open(os.DevNull)
@@ -29,7 +30,10 @@ func enter(pod *topology.Pod, argv []string, stdin bool) error {
 		}
 	}
 	path := func(kind string) string { return filepath.Join(labFolder, "ns", pod.Name+"."+kind) }
-	mount := path("mnt")
+	mount, own := path("root"), true
+	if _, err := os.Lstat(mount); errors.Is(err, fs.ErrNotExist) {
+		mount, own = path("mnt"), false
+	}
 	if _, err := os.Lstat(mount); errors.Is(err, fs.ErrNotExist) {
 		mount = ""
 	}
@@ -38,8 +42,10 @@ func enter(pod *topology.Pod, argv []string, stdin bool) error {
 		return fmt.Errorf("find pod %s: %w", pod.Name, err)
 	}
 	return set.Do(func() error {
-		if err := ownSys(); err != nil {
-			return fmt.Errorf("enter pod %s: %w", pod.Name, err)
+		if !own {
+			if err := ownSys(); err != nil {
+				return fmt.Errorf("enter pod %s: %w", pod.Name, err)
+			}
 		}
 		program, err := exec.LookPath(argv[0])
 		if err != nil {
