@@ -49,8 +49,8 @@ func (m WireGuard) Valid() bool {
 		return m.Length == 92
 	case wgCookie:
 		return m.Length == 64
-	case wgData: // padded to 16 bytes
-		return m.Length >= wgEmpty && m.Length%16 == 0
+	case wgData: // padded to 16 bytes, unless the device's MTU is in the way
+		return m.Length >= wgEmpty
 	}
 	return false
 }

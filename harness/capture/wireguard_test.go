@@ -14,7 +14,8 @@ func TestWireGuard(t *testing.T) {
 		"cookie":           {[]byte{3, 0, 0, 0}, 64, "WireGuard cookie, length 64", true, false},
 		"data":             {[]byte{4, 0, 0, 0}, 128, "WireGuard data, length 128", true, true},
 		"keepalive":        {[]byte{4, 0, 0, 0}, 32, "WireGuard keepalive, length 32", true, false},
-		"unpadded":         {[]byte{4, 0, 0, 0}, 127, "WireGuard data, length 127", false, false},
+		"of all the MTU":   {[]byte{4, 0, 0, 0}, 1452, "WireGuard data, length 1452", true, true},
+		"cut data":         {[]byte{4, 0, 0, 0}, 31, "WireGuard data, length 31", false, false},
 		"short initiation": {[]byte{1, 0, 0, 0}, 100, "WireGuard initiation, length 100", false, false},
 		"IPv4":             {[]byte{0x45, 0, 0, 0x54}, 84, "WireGuard type 69, length 84, reserved 0x540000", false, false},
 	} {

@@ -24,7 +24,7 @@ func catalogue(t testing.TB) *suite.Suite {
 }
 
 // withoutAgents are the checks that a mesh passes which nobody looks after.
-var withoutAgents = []string{"NM", "TTL", "DP", "CP", "WF", "MTU-0[1-6]", "BE", "SE", "NT", "PF"}
+var withoutAgents = []string{"NM", "TTL", "DP", "CP-0[1-356]", "WF", "MTU-0[1-6]", "BE", "SE", "NT", "PF"}
 
 // run runs the checks whose IDs match, or all that need no agent.
 func run(t testing.TB, lab topology.Lab, o suite.Options, only ...string) *suite.Results {
