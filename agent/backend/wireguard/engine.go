@@ -2,11 +2,9 @@ package wireguard
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -29,10 +27,9 @@ type engine struct {
 // NewEngine makes the forwarder's part: a device without a key and without
 // peers. It has no options.
 func NewEngine(fd int, _ json.RawMessage, log *slog.Logger) (forwarder.Engine, error) {
-	file := os.NewFile(uintptr(fd), "tun")
-	device, err := newDevice(file, log)
+	device, err := newDevice(fd, log)
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, err
 	}
 	control, err := listen(Device)
 	if err != nil {
@@ -42,13 +39,13 @@ func NewEngine(fd int, _ json.RawMessage, log *slog.Logger) (forwarder.Engine, e
 	return &engine{device: device, control: control}, nil
 }
 
-// newDevice attaches the protocol to the TUN device of the file, as it is.
-func newDevice(file *os.File, log *slog.Logger) (*device.Device, error) {
-	link, err := net.InterfaceByName(Device)
-	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", Device, err)
-	}
-	packets, err := tun.CreateTUNFromFile(file, link.MTU)
+// newDevice attaches the protocol to the TUN device of the descriptor, as it is,
+// and owns it from then on. The library does not watch the link:
+// its listener ends the device when the kernel has more to tell of the node's
+// links than fits its buffer, as where a hundred pods come at once; and the
+// agent watches it.
+func newDevice(fd int, log *slog.Logger) (*device.Device, error) {
+	packets, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
 	if err != nil {
 		return nil, fmt.Errorf("take over %s: %w", Device, err)
 	}
