@@ -63,7 +63,7 @@ func (n *node) dryRun(wantCode int) string {
 func (n *node) everything() string {
 	n.Helper()
 	return n.sh("ip -o link | sed 's/^[0-9]*: //; s/NO-CARRIER,//; s/,LOWER_UP//; s/ state [A-Z]*//' | sort; ip -o addr | sed 's/^[0-9]*: //; s/ tentative//' | sort;" +
-		"ip route | sed 's/ linkdown//' | sort; ip -6 route | sed 's/ linkdown//' | sort; ip neigh show nud permanent | sort; bridge fdb | sort;" +
+		"ip route | sed 's/ linkdown//' | sort; ip -6 route | sed 's/ linkdown//' | sort; ip neigh show nud permanent | sort; bridge fdb | grep -v ^33:33: | sort;" + // the groups that the kernel joins, late at times
 		"for family in '' 6; do ip${family}tables-save | grep -E '^[*-]' || true; nft list table ip$family flannel-ipv${family:-4} 2>/dev/null || true; done;" +
 		"nft list table inet flannel-harden 2>/dev/null || true; ip -d link show type vxlan | grep -Eo 'srcport [0-9 ]*|(no)?udpcsum' || true;" +
 		"for file in " + filepath.Dir(n.subnetFile) + "/*.[ej]*; do echo $file; cat $file; done 2>/dev/null; ls -l /run/flannel 2>/dev/null || true;" +

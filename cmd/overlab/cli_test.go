@@ -212,7 +212,11 @@ func TestShippedLabs(t *testing.T) {
 	table := o.must(t, "ls", "--shipped")
 	for _, l := range labs.All() {
 		contains(t, table, l.Name, l.Title)
-		contains(t, o.must(t, "validate", l.Name), "valid")
+		if r := o.run(t, "validate", l.Name); r.code != 0 && lacks(r.err) {
+			t.Logf("NOT TESTED: %s", r.err)
+		} else {
+			contains(t, r.out, "valid")
+		}
 		var p topology.Plan
 		if o.json(t, &p, "plan", "-o", "json", l.Name); len(p.Nodes) == 0 {
 			t.Errorf("plan of %s: %+v", l.Name, p)

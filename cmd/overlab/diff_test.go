@@ -66,12 +66,18 @@ func upOrSkip(t *testing.T, o *overlab, lab string) {
 	t.Helper()
 	needLabs(t)
 	r := o.run(t, "up", lab)
-	if r.code != 0 && (strings.Contains(r.err, "/dev/net/tun") || strings.Contains(r.err, "overlab: kernel ")) { // it lacks something
+	if r.code != 0 && lacks(r.err) {
 		t.Skipf("SKIPPED, NOT TESTED: %s", r.err)
 	}
 	if r.code != 0 {
 		t.Fatalf("overlab up %s: %s", lab, r)
 	}
+}
+
+// lacks reports whether what overlab says is that the machine, or its user,
+// lacks something.
+func lacks(said string) bool {
+	return strings.Contains(said, "/dev/net/tun") || strings.Contains(said, "overlab: kernel ") || strings.Contains(said, "overlab: spec.runtime: containerd")
 }
 
 // diff runs overlab diff -o json, which ends with the code.
