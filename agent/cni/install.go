@@ -1,11 +1,12 @@
 package cni
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/overlab/overlab/internal/wholefile"
 )
 
 // Installation puts the plugin on a node, as the init containers of flannel's
@@ -33,7 +34,7 @@ func (i Installation) Install() error {
 }
 
 // place copies a file over another in one step.
-func place(from, to string, mode os.FileMode) (err error) {
+func place(from, to string, mode os.FileMode) error {
 	source, err := os.Open(from)
 	if err != nil {
 		return err
@@ -43,22 +44,9 @@ func place(from, to string, mode os.FileMode) (err error) {
 		return err
 	}
 	// Runtimes pass over names that begin with a dot, and have no extension
-	// that they know.
-	half, err := os.CreateTemp(filepath.Dir(to), ".overlab-*")
-	if err != nil {
+	// that they know, as that of the half file.
+	return wholefile.Write(to, mode, func(f *os.File) error {
+		_, err := io.Copy(f, source)
 		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(half.Name()))
-		}
-	}()
-	_, err = io.Copy(half, source)
-	if err == nil {
-		err = half.Chmod(mode)
-	}
-	if err = errors.Join(err, half.Close()); err != nil {
-		return err
-	}
-	return os.Rename(half.Name(), to)
+	})
 }

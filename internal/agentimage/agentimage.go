@@ -2,16 +2,14 @@
 package agentimage
 
 import (
-	"debug/elf"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/overlab/overlab/internal/ociimage"
+	"github.com/overlab/overlab/internal/wholefile"
 )
 
 // Name is the image's name, as deploy/overlab.yaml has it.
@@ -36,8 +34,12 @@ func Write(w io.Writer, o Options) error {
 		if p.file == "" {
 			return fmt.Errorf("%s is neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`", p.name)
 		}
-		if err := static(p.file); err != nil {
+		static, err := ociimage.Static(p.file)
+		if err != nil {
 			return err
+		}
+		if !static {
+			return fmt.Errorf("%s is linked dynamically, and an image of it alone would not run: build it with CGO_ENABLED=0", p.file)
 		}
 		files = append(files, ociimage.File{Path: "/" + p.name, Mode: 0o755, Source: p.file})
 	}
@@ -53,31 +55,9 @@ func Write(w io.Writer, o Options) error {
 }
 
 // WriteFile writes the archive to a file, whole or not at all.
-func WriteFile(file string, o Options) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), ".overlab-*")
-	if err != nil {
+func WriteFile(file string, o Options) error {
+	if err := wholefile.Write(file, 0o644, func(f *os.File) error { return Write(f, o) }); err != nil {
 		return fmt.Errorf("write the agent's image: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if err := errors.Join(Write(f, o), f.Chmod(0o644), f.Close()); err != nil {
-		return fmt.Errorf("write the agent's image: %w", err)
-	}
-	return os.Rename(f.Name(), file)
-}
-
-// static refuses a program that needs what the image has not.
-func static(file string) error {
-	f, err := elf.Open(file)
-	if err != nil {
-		return fmt.Errorf("read the program %s: %w", file, err)
-	}
-	defer f.Close()
-	if f.Section(".interp") != nil {
-		return fmt.Errorf("%s is linked dynamically, and an image of it alone would not run: build it with CGO_ENABLED=0", file)
 	}
 	return nil
 }

@@ -3,17 +3,16 @@
 package podimage
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/overlab/overlab/internal/ociimage"
+	"github.com/overlab/overlab/internal/wholefile"
 )
 
 // Name is the image's reference.
@@ -107,29 +106,15 @@ func Write(w io.Writer, p Program) error {
 }
 
 // WriteFile writes the archive to a file, whole or not at all.
-func WriteFile(file string, p Program) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), ".overlab-*")
-	if err != nil {
+func WriteFile(file string, p Program) error {
+	if err := wholefile.Write(file, 0o644, func(f *os.File) error { return Write(f, p) }); err != nil {
 		return fmt.Errorf("write the pods' image: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if err := errors.Join(Write(f, p), f.Chmod(0o644), f.Close()); err != nil {
-		return fmt.Errorf("write the pods' image: %w", err)
-	}
-	return os.Rename(f.Name(), file)
+	return nil
 }
 
-// static reports whether a file is a program that asks for no interpreter,
-// which would load its libraries.
+// static reports whether a file is a program that runs without any library.
 func static(file string) bool {
-	f, err := elf.Open(file)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+	is, err := ociimage.Static(file)
+	return err == nil && is
 }

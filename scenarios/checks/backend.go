@@ -98,9 +98,7 @@ func ipInIP(ctx context.Context, env *suite.Env) error {
 			env.Fail(where, "an IP-in-IP device", "no such device")
 			continue
 		}
-		env.Expect(where, l, match.BeUp())
-		env.Expect(where, l, match.HaveMTU(plan.OverlayMTU(n)))
-		env.Expect(where, l, match.HaveOnlyAddress(single(n.PodCIDR.Masked().Addr())))
+		expectDevice(env, where, n, l)
 	}
 	x, err := exchange(ctx, env, ringOfFlows(plan))
 	if err != nil {
@@ -224,4 +222,12 @@ func (x *exchanges) whole(env *suite.Env) error {
 		return err
 	}
 	return mustBeSeen(env, x.absent)
+}
+
+// expectDevice judges what the devices of all tunnels that carry bare IP have in
+// common.
+func expectDevice(env *suite.Env, where string, n *topology.Node, l *probe.Link) {
+	env.Expect(where, l, match.BeUp())
+	env.Expect(where, l, match.HaveMTU(env.Plan().OverlayMTU(n)))
+	env.Expect(where, l, match.HaveOnlyAddress(single(n.PodCIDR.Masked().Addr())))
 }

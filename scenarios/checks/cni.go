@@ -267,10 +267,8 @@ func (a *attachments) expectUnchanged(ctx context.Context, before []string, when
 			a.env.Fail(a.where()+", "+when, "the node's links, routes and files of before", d)
 			return nil
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

@@ -137,10 +137,9 @@ func subnetFileReplaced(ctx context.Context, env *suite.Env, n *topology.Node) (
 	}
 	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
 	defer cancel()
-	for !read(waiting) && waiting.Err() == nil {
-		select {
-		case <-waiting.Done():
-		case <-time.After(5 * time.Millisecond):
+	for !read(waiting) {
+		if pause(waiting, 5*time.Millisecond) != nil {
+			break
 		}
 	}
 	how, err := watch.Written()

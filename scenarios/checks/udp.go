@@ -41,9 +41,7 @@ func expectProxy(env *suite.Env, n *topology.Node, s *probe.State) {
 		env.Fail(where, "a TUN device", "no such device")
 		return
 	}
-	env.Expect(where, l, match.BeUp())
-	env.Expect(where, l, match.HaveMTU(env.Plan().OverlayMTU(n)))
-	env.Expect(where, l, match.HaveOnlyAddress(single(n.PodCIDR.Masked().Addr())))
+	expectDevice(env, where, n, l)
 	env.Expect(n.Name, s, match.HaveRoute(probe.Route{Dst: env.Plan().Network.Network.Masked(), Dev: proxy}))
 }
 

@@ -3,13 +3,13 @@ package ipsec
 import (
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/internal/wholefile"
 )
 
 // MemoryFile is where the memory lies, beside subnet.env, unless the variable
@@ -109,16 +109,8 @@ func write(path string, f memoryFile) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".")
-	if err != nil {
+	return wholefile.Write(path, 0o600, func(f *os.File) error {
+		_, err := f.Write(text)
 		return err
-	}
-	_, err = tmp.Write(text)
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return err
+	})
 }

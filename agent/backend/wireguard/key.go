@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/overlab/overlab/internal/wholefile"
 )
 
 const (
@@ -67,16 +69,8 @@ func writeKey(path string, key wgtypes.Key) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".")
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(key.String())
-	if err = errors.Join(err, f.Chmod(0o400), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
+	return wholefile.Write(path, 0o400, func(f *os.File) error {
+		_, err := f.WriteString(key.String())
+		return errors.Join(err, f.Sync())
+	})
 }
