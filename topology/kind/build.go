@@ -65,7 +65,7 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		return "", fmt.Errorf("make the network of the nodes: %w", err)
 	}
 	config := &v1alpha4.Cluster{
-		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: b.plan.Network.Network.String()},
+		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: b.plan.Network.Network.String(), ServiceSubnet: b.plan.ServiceCIDR.String()},
 	}
 	for i := range b.plan.Nodes {
 		role := v1alpha4.WorkerRole
