@@ -285,7 +285,11 @@ func (b *builder) mesh(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, meshTimeout, fmt.Errorf("after %v not every node has a route to every other's subnet", meshTimeout))
 	defer cancel()
 	v := &viewer{cluster: b.cluster}
-	plan, err := v.observe(ctx, b.plan)
+	nodes, err := v.nodes(ctx)
+	if err != nil {
+		return "", err
+	}
+	plan, err := v.observe(ctx, b.plan, nodes)
 	if err != nil {
 		return "", err
 	}
