@@ -108,6 +108,7 @@ func meanings() []meaning {
 			return strings.Contains(r.text, "masquerade") || strings.Contains(r.text, "snat ")
 		}},
 		{"ttl-rule", rankFilter, "a rule of %s changes the TTL", has("ttl set")},
+		{"ttl-rule", rankFilter, "a rule of %s changes the hop limit", has("hoplimit set")},
 		{"rewrite", rankFilter - 1, "a rule of %s rewrites packets", has(" set ")},
 	}
 }
