@@ -180,7 +180,7 @@ func nodeSysctls(p *topology.Plan) []string {
 		}
 	}
 	if p.Network.EnableIPv6 {
-		keys = append(keys, "net/ipv6/conf/all/hop_limit", "net/ipv6/icmp/echo_ignore_all")
+		keys = append(keys, "net/ipv6/icmp/echo_ignore_all")
 		for _, dev := range devs6 {
 			keys = append(keys, "net/ipv6/conf/"+dev+"/disable_ipv6")
 		}
@@ -191,7 +191,7 @@ func nodeSysctls(p *topology.Plan) []string {
 func podSysctls(p *topology.Plan) []string {
 	keys := []string{"net/ipv4/ip_default_ttl"}
 	if p.Network.EnableIPv6 {
-		keys = append(keys, "net/ipv6/conf/all/hop_limit", "net/ipv6/conf/eth0/disable_ipv6")
+		keys = append(keys, "net/ipv6/conf/eth0/hop_limit", "net/ipv6/conf/eth0/disable_ipv6")
 	}
 	return keys
 }

@@ -14,7 +14,7 @@ func settingRules() []rule {
 		{id: "forwarding-device", rank: rankSysctl, find: deviceSetting("forwarding", "does not forward what comes in by %s", func(v string) bool { return v == "0" }, "1")},
 		{id: "arp-ignore", rank: rankSysctl, find: deviceSetting("arp_ignore", "may not answer ARP requests on %s", func(v string) bool { return v != "0" }, "0")},
 		{id: "ttl", rank: rankSysctl, find: setting("net/ipv4/ip_default_ttl", "64", "%s sends with another TTL than 64")},
-		{id: "ttl", rank: rankSysctl, find: setting("net/ipv6/conf/all/hop_limit", "64", "%s sends with another hop limit than 64")},
+		{id: "ttl", rank: rankSysctl, find: deviceSetting("hop_limit", "sends with another hop limit than 64 on %s", func(v string) bool { return v != "64" }, "64")},
 		{id: "echo-ignored", rank: rankSysctl, find: setting("net/ipv4/icmp_echo_ignore_all", "0", "%s answers no ping")},
 		{id: "echo-ignored", rank: rankSysctl, find: setting("net/ipv6/icmp/echo_ignore_all", "0", "%s answers no ping over IPv6")},
 		{id: "ipv6-disabled", rank: rankAddress + 2, find: deviceSetting("disable_ipv6", "has IPv6 switched off on %s", func(v string) bool { return v == "1" }, "0")},

@@ -67,13 +67,17 @@ func routeFaults() []Fault {
 		{
 			ID: "ROUTE-06", Twin: true, Title: "a route of less metric comes before {node}'s to {peer}", Breaks: breaks,
 			Case:   "a routing daemon beside flannel",
-			Checks: []string{"CP-03", "TTL-03", "NM-02"}, Causes: []string{"route-missing", "route-wrong"}, Needs: needs,
+			Checks: []string{"CP-03", "TTL-03", "NM-02"}, Causes: []string{"route-missing", "route-wrong", "route-extra"}, Needs: needs,
 			Break: func(s *Scene) {
 				r := s.peerRoute()
 				worse := r
 				worse.Metric = 100
 				other := fmt.Sprintf("%s via %s dev %s metric 20", r.Dst, s.nobody(), s.uplink())
 				s.pause(s.node)
+				if s.plan.Is6() { // where a route has a metric of 1024 if nobody asks for one
+					s.on(s.node.Name, "ip route add "+other, "ip route del "+other)
+					return
+				}
 				s.on(s.node.Name, "ip route add "+worse.String(), "ip route del "+worse.String())
 				s.on(s.node.Name, "ip route del "+r.String()+" metric 0", "ip route replace "+restored(r))
 				s.on(s.node.Name, "ip route add "+other, "ip route del "+other)
