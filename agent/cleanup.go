@@ -52,7 +52,7 @@ func removeBlackholes(k lease.Key, log *slog.Logger) error {
 	if len(scope.Blackholes) == 0 {
 		return nil
 	}
-	return removeRoutes(scope, log)
+	return removeRoutes(scope, datapath.BareRoutes{}, log)
 }
 
 func removeDevices(log *slog.Logger) error {

@@ -437,7 +437,7 @@ func (k *Kernel) ownRoute(state rtnl.RouteState) (Route, bool) {
 		return Route{}, false
 	}
 	r, plain := readRoute(k.scope.Bare.Dev, state)
-	return r, plain && k.scope.Bare.own(r)
+	return r, plain && k.scope.Bare.Owns(r)
 }
 
 func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {
