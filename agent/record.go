@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/overlab/overlab/agent/datapath"
+	"github.com/overlab/overlab/internal/wholefile"
 )
 
 // recordName is the file beside the subnet file in which an agent notes what
@@ -39,7 +40,7 @@ func handOver(subnetFile string, b datapath.BareRoutes, log *slog.Logger) error 
 	if b.Dev == "" {
 		err = os.Remove(recordPath(subnetFile))
 	} else {
-		err = os.WriteFile(recordPath(subnetFile), recordOf(b), 0o644)
+		err = wholefile.WriteBytes(recordPath(subnetFile), 0o644, recordOf(b))
 	}
 	if err != nil {
 		return fmt.Errorf("note which routes are ours: %w", err)
@@ -84,15 +85,16 @@ func removal(routes datapath.State, keep datapath.BareRoutes) []datapath.Change 
 // recordedBare reads the note; the zero BareRoutes where there is none.
 func recordedBare(subnetFile string) (datapath.BareRoutes, error) {
 	var b datapath.BareRoutes
-	raw, err := os.ReadFile(recordPath(subnetFile))
+	path := recordPath(subnetFile)
+	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return b, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(raw, &b)
-	}
 	if err != nil {
-		return datapath.BareRoutes{}, fmt.Errorf("read which routes are ours: %w", err)
+		return b, fmt.Errorf("read which routes are ours: %w", err)
+	}
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return datapath.BareRoutes{}, fmt.Errorf("read which routes are ours: %s: %w; remove the file, and any routes to other nodes' pods that an earlier agent has left", path, err)
 	}
 	return b, nil
 }
