@@ -1,12 +1,14 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // connection is both ends of a control connection.
@@ -89,5 +91,33 @@ func TestControlRefuses(t *testing.T) {
 func TestDialWithoutALab(t *testing.T) {
 	if _, err := dial(t.TempDir()); err == nil || !strings.Contains(err.Error(), "connect to the lab") {
 		t.Errorf("dial = %v", err)
+	}
+}
+
+// TestControlGivesUpWithItsContext: a supervisor that does not answer, as one
+// that is stopped, keeps nobody who no longer wants to wait.
+func TestControlGivesUpWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	l, err := listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // it never accepts
+	for name, try := range map[string]func(context.Context) error{
+		"ask":  func(ctx context.Context) error { _, err := ask(ctx, dir, request{Op: opStatus}); return err },
+		"hold": func(ctx context.Context) error { _, err := hold(ctx, dir, request{Op: opHold}); return err },
+	} {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("nobody waits"))
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { ended <- try(ctx) }()
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "nobody waits") {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s waits on", name)
+		}
 	}
 }
