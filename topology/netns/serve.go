@@ -150,6 +150,8 @@ func (l *lab) keepEnded(op, node string) response {
 	case op == opStart && release != nil:
 		delete(l.ended.releases, node)
 		err = release(ctx)
+	case op == opStart && node == "":
+		err = l.reviveStore(ctx)
 	}
 	if err != nil {
 		return response{Error: err.Error()}
@@ -157,19 +159,40 @@ func (l *lab) keepEnded(op, node string) response {
 	return response{}
 }
 
+var errStoreHeld = errors.New("the store is held by another command")
+
 // holdStore ends the store, whose data stay.
 func (l *lab) holdStore(context.Context) (release func(context.Context) error, err error) {
 	if !l.storeHeld.TryLock() {
-		return nil, errors.New("the store is held by another command")
+		return nil, errStoreHeld
 	}
-	l.store.stop()
+	if l.store != nil {
+		l.store.stop()
+		l.store = nil
+	}
 	return func(ctx context.Context) error {
 		defer l.storeHeld.Unlock()
-		if err := l.openStore(l.spaces[l.plan.Store.Node]); err != nil {
-			return err
-		}
-		return l.store.wait(ctx)
+		return l.restartStore(ctx)
 	}, nil
+}
+
+// reviveStore starts a store that could not come back when it was let go.
+func (l *lab) reviveStore(ctx context.Context) error {
+	if !l.storeHeld.TryLock() {
+		return errStoreHeld
+	}
+	defer l.storeHeld.Unlock()
+	if l.store != nil {
+		return nil
+	}
+	return l.restartStore(ctx)
+}
+
+func (l *lab) restartStore(ctx context.Context) error {
+	if err := l.openStore(l.spaces[l.plan.Store.Node]); err != nil {
+		return err
+	}
+	return l.store.wait(ctx)
 }
 
 // run runs a process for a client until it ends or the client goes away.
