@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // connection is both ends of a control connection.
@@ -121,3 +124,50 @@ func TestControlGivesUpWithItsContext(t *testing.T) {
 		}
 	}
 }
+
+// TestControlOutlivesALackOfDescriptors: a lab that has too many files open for
+// a moment answers again afterwards.
+func TestControlOutlivesALackOfDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	listener, err := listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	p, err := dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.conn.Close()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.Default()
+	defer slog.SetDefault(log)
+	refused := make(chan struct{}, 100)
+	slog.SetDefault(slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
+		refused <- struct{}{}
+		return len(b), nil
+	}), nil)))
+	few := limit
+	few.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{plan: planOf(t, "spec: {}\n")}
+	go l.serve(listener)
+	<-refused
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := p.exchange(ctx, request{Op: "nothing"}); err == nil || !strings.Contains(err.Error(), "unknown operation") {
+		t.Errorf("the lab's answer: %v", err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

@@ -16,13 +16,21 @@ import (
 	"github.com/overlab/overlab/internal/netns"
 )
 
+// acceptPause is the pause after a connection that could not be accepted, as for
+// want of descriptors: it is tried again.
+const acceptPause = 100 * time.Millisecond
+
 // serve answers the control socket for the rest of the lab's life.
 func (l *lab) serve(listener *net.UnixListener) {
 	for {
 		conn, err := listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
 		if err != nil {
 			slog.Error("accept control connection", "error", err)
-			return
+			time.Sleep(acceptPause)
+			continue
 		}
 		go func() {
 			defer conn.Close()
