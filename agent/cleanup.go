@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
 	"github.com/overlab/overlab/agent/forwarder"
@@ -70,6 +72,7 @@ func removeDevices(log *slog.Logger) error {
 		if ownDevice.MatchString(l.Kind + " " + l.Name) {
 			log.Info("removed", "device", l.Name)
 			b.DelLink(l.Index)
+			b.Tolerate(unix.ENODEV) // it may have gone with another
 		}
 	}
 	if err := conn.Do(&b); err != nil {

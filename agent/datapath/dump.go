@@ -92,21 +92,9 @@ func (s Scope) families() []byte {
 	return []byte{unix.AF_INET}
 }
 
-// Dump reads what the kernel holds of the scope, in the connection's network
-// namespace, which is also the calling thread's.
-func Dump(c *rtnl.Conn, scope Scope) (State, error) {
-	s, _, err := dump(c, scope)
-	if err != nil || !scope.IPsec {
-		return s, err
-	}
-	xfrm, err := rtnl.DialXFRM()
-	if err != nil {
-		return s, err
-	}
-	return s, errors.Join(s.dumpIPsec(xfrm), xfrm.Close())
-}
-
-// dump also returns the ifindex of each owned device that there is.
+// dump reads what the kernel holds of the scope, less IPsec, in the connection's
+// network namespace, which is also the calling thread's. It also returns the
+// ifindex of each owned device that there is.
 func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 	s, indexes := NewState(), map[string]int{}
 	for _, name := range scope.Devices {
