@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -60,8 +61,11 @@ func (b *builder) build(ctx context.Context) error {
 // create makes the network and the cluster.
 func (b *builder) create(ctx context.Context, image string) (string, error) {
 	segment := b.plan.Segments[0]
-	if _, err := docker(ctx, nil, "network", "create", "-d", "bridge", "--subnet", segment.CIDR.String(),
-		"-o", fmt.Sprintf("com.docker.network.driver.mtu=%d", segment.MTU), network(b.cluster)); err != nil {
+	create := []string{"network", "create", "-d", "bridge", "--subnet", segment.CIDR.String(), "-o", fmt.Sprintf("com.docker.network.driver.mtu=%d", segment.MTU)}
+	if gw := gateway(b.plan); gw.IsValid() {
+		create = append(create, "--gateway", gw.String())
+	}
+	if _, err := docker(ctx, nil, append(create, network(b.cluster))...); err != nil {
 		return "", fmt.Errorf("make the network of the nodes: %w", err)
 	}
 	config := &v1alpha4.Cluster{
@@ -88,6 +92,19 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%d nodes", len(b.plan.Nodes)), nil
+}
+
+// gateway is where the default route of the first node leads that has one: that
+// of the segment, where the spec names it. Docker's network has one in any case.
+func gateway(p *topology.Plan) netip.Addr {
+	for i := range p.Nodes {
+		for _, r := range p.Nodes[i].Routes {
+			if !r.Dst.IsValid() || r.Dst.Bits() == 0 {
+				return r.Via
+			}
+		}
+	}
+	return netip.Addr{}
 }
 
 // explain adds what the failed command printed, which kind's errors leave out.
