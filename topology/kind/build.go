@@ -78,12 +78,7 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		}
 		config.Nodes = append(config.Nodes, v1alpha4.Node{Role: role})
 	}
-	err := onNetwork(network(b.cluster), func() error {
-		return engine().Create(b.cluster,
-			cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(image),
-			cluster.CreateWithKubeconfigPath(b.state.path("kubeconfig")), cluster.CreateWithDisplayUsage(false))
-	})
-	if err != nil {
+	if err := b.createCluster(ctx, cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(image)); err != nil {
 		return "", fmt.Errorf("create the cluster %s: %w", b.cluster, explain(err))
 	}
 	// The cluster's DNS is pods that the plan does not know, on nodes that
@@ -92,6 +87,30 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%d nodes", len(b.plan.Nodes)), nil
+}
+
+// createCluster has kind make the cluster. Kind knows no context: when this one
+// ends, the nodes are taken away from under it until it gives up.
+func (b *builder) createCluster(ctx context.Context, options ...cluster.CreateOption) error {
+	kubeconfig := b.state.path("kubeconfig")
+	options = append(options, cluster.CreateWithKubeconfigPath(kubeconfig), cluster.CreateWithDisplayUsage(false))
+	made := make(chan error, 1)
+	go func() {
+		made <- onNetwork(network(b.cluster), func() error { return engine().Create(b.cluster, options...) })
+	}()
+	select {
+	case err := <-made:
+		return err
+	case <-ctx.Done():
+	}
+	for {
+		_ = engine().Delete(b.cluster, kubeconfig) // what comes after, the next time or undo takes
+		select {
+		case err := <-made:
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // gateway is where the default route of the first node leads that has one: that

@@ -53,10 +53,12 @@ func (b *builder) loadImage(ctx context.Context) (name, detail string, err error
 		return "", "", err
 	}
 	if image.pull {
+		if err := b.state.bring(image.name); err != nil {
+			return "", "", err
+		}
 		if _, err := docker(ctx, nil, "pull", "-q", image.name); err != nil {
 			return "", "", fmt.Errorf("there is no node image for kind, and none can be pulled: %w (`overlab image node` builds one from Debian packages and Go modules)", err)
 		}
-		b.state.Image = image.name
 		return image.name, image.name + ", pulled", nil
 	}
 	if image.archive == "" {
@@ -67,10 +69,12 @@ func (b *builder) loadImage(ctx context.Context) (name, detail string, err error
 		return "", "", fmt.Errorf("load the node image: %w", err)
 	}
 	defer f.Close()
+	if err := b.state.bring(image.name); err != nil {
+		return "", "", err
+	}
 	if _, err := docker(ctx, f, "load"); err != nil {
 		return "", "", fmt.Errorf("load the node image %s: %w", image.archive, err)
 	}
-	b.state.Image = image.name
 	return image.name, image.name + " from " + image.archive, nil
 }
 
