@@ -20,12 +20,13 @@ type nodeImage struct {
 	pull          bool
 }
 
-// chooseImage takes the image that was asked for; kind's own, where Docker has
+// chooseImage takes the image that was asked for, pulled where Docker has it not,
+// as kind itself would, unseen; kind's own, where Docker has
 // it; the one that `overlab image node` built, from Docker or the cache; and
 // else kind's own, to be pulled.
 func chooseImage(ctx context.Context, asked string) (nodeImage, error) {
 	if asked != "" {
-		return nodeImage{name: asked}, nil
+		return nodeImage{name: asked, pull: !hasImage(ctx, asked)}, nil
 	}
 	for _, name := range []string{defaults.Image, nodeimage.Name} {
 		if hasImage(ctx, name) {
@@ -57,7 +58,7 @@ func (b *builder) loadImage(ctx context.Context) (name, detail string, err error
 			return "", "", err
 		}
 		if _, err := docker(ctx, nil, "pull", "-q", image.name); err != nil {
-			return "", "", fmt.Errorf("there is no node image for kind, and none can be pulled: %w (`overlab image node` builds one from Debian packages and Go modules)", err)
+			return "", "", fmt.Errorf("Docker has no node image %s, and cannot pull it: %w (`overlab image node` builds one from Debian packages and Go modules)", image.name, err)
 		}
 		return image.name, image.name + ", pulled", nil
 	}
