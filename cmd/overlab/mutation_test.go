@@ -54,7 +54,7 @@ type mutant struct {
 //
 // Those that it cannot have are put into the first of the other labs that can.
 func TestMutation(t *testing.T) {
-	for _, tool := range []string{"ip", "bridge", "nft", "iptables", "sysctl", "ethtool"} {
+	for _, tool := range []string{"ip", "bridge", "nft", "iptables", "sysctl", "ethtool", "tc", "ip6tables"} {
 		need(t, tool)
 	}
 	file := os.Getenv(mutationFile)
@@ -92,7 +92,7 @@ func TestMutation(t *testing.T) {
 
 // mutationLabs are the labs that faults are put into.
 func mutationLabs() []string {
-	return []string{"default", "001", "dual-stack"}
+	return []string{"default", "001", "dual-stack", "wireguard", "testdata/hardened.yaml"}
 }
 
 // mutationLab is the first of the labs that can have a fault.

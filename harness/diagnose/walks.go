@@ -173,7 +173,21 @@ func (w *Walked) meets(seen *Seen, causes []Cause) int {
 			return found
 		}
 	}
-	return -1
+	// What is dropped where it arrives may have been altered where it left.
+	return slices.IndexFunc(causes, func(c Cause) bool { return c.Node == w.sender() && slices.Contains(altering(), c.ID) })
+}
+
+// sender is the node whose pod sent what did not arrive.
+func (w *Walked) sender() string {
+	if w.Divergence.Leg == "reply" {
+		return w.Probe.ToNode
+	}
+	return w.Probe.FromNode
+}
+
+// altering are the causes that send packets on that nobody takes.
+func altering() []string {
+	return []string{"checksum", "masquerade", "rewrite", "ttl-rule", "vxlan-id", "vxlan-dstport", "vxlan-gbp", "wireguard-device"}
 }
 
 // holds reports whether a place is a pod of a node.
