@@ -70,6 +70,9 @@ func WriteTable(w io.Writer, p *Plan) error {
 	} {
 		fmt.Fprintln(b, clip(line, tableWidth))
 	}
+	if p.ServiceCIDR.IsValid() {
+		fmt.Fprintf(b, "services %s\n", p.ServiceCIDR)
+	}
 	if p.Runtime == RuntimeContainerd {
 		fmt.Fprintln(b, "pods are containers of containerd")
 	}
