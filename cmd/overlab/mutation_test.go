@@ -24,11 +24,11 @@ const mutationFile = "OVERLAB_MUTATION"
 
 // mutationSample has a fault of each sort that is soon judged: of a table, of a
 // device, of a pod, of a setting, of a rule, of a lease; one that no table shows,
-// and some of IPv6, of WireGuard and of hardened nodes.
+// and some of IPv6, of WireGuard, of IPsec and of hardened nodes.
 func mutationSample() []string {
 	return []string{
 		"FDB-02", "ROUTE-05", "VXLAN-01", "LINK-07", "SYS-01", "RULE-08", "LEASE-01", "IPAM-01",
-		"TC-01", "DS/FDB-02", "DS/RULE-02", "WG-02", "HARD-01",
+		"TC-01", "DS/FDB-02", "DS/RULE-02", "WG-02", "HARD-01", "XFRM-02", "XFRM-03",
 	}
 }
 
@@ -89,7 +89,7 @@ func TestMutation(t *testing.T) {
 		t.Errorf("diagnose named %d of %d faults first, fewer than 95 in 100", first, len(all))
 	}
 	if file != "" {
-		if err := os.WriteFile(file, []byte(mutationPage(all)+provenChecks(t, all)), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(mutationPage(all)+notRun(all)+provenChecks(t, all)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -97,7 +97,7 @@ func TestMutation(t *testing.T) {
 
 // mutationLabs are the labs that faults are put into.
 func mutationLabs() []string {
-	return []string{"default", "001", "dual-stack", "wireguard", "testdata/hardened.yaml"}
+	return []string{"default", "001", "dual-stack", "wireguard", "testdata/hardened.yaml", "ipsec"}
 }
 
 // mutationLab is the first of the labs that can have a fault.
@@ -337,4 +337,18 @@ func checkTests(t *testing.T) map[string]string {
 		}
 	}
 	return out
+}
+
+// notRun names the faults whose lab this machine could not run.
+func notRun(all []mutant) string {
+	var ids []string
+	for _, f := range faults.All() {
+		if !slices.ContainsFunc(all, func(m mutant) bool { return m.ID == f.ID }) {
+			ids = append(ids, f.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\nNot among them, for this machine's kernel cannot run their labs: %s. `make test-kernel`\nputs those of IPsec into a lab on a kernel that can.\n", strings.Join(ids, ", "))
 }

@@ -203,7 +203,7 @@ func ended(seen *Seen, walks []*Walked, explained bool) []Cause {
 	for _, w := range walks {
 		d := w.Divergence
 		place := w.places()[0]
-		c := inPlace(seen, place, d.Cause)
+		c := inPlace(seen, place, strings.Replace(d.Cause, "the kernel dropped it at", "the kernel drops packets at", 1))
 		c.ID, c.rank, c.Evidence = idWalk, rankGuess, []string{w.evidence()}
 		if d.Confirmed && !explained {
 			c.rank = rankWalk

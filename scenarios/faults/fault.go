@@ -71,7 +71,7 @@ func All() []Fault {
 		fdbFaults(), neighbourFaults(), routeFaults(), addressFaults(), macFaults(),
 		mtuFaults(), vxlanFaults(), linkFaults(), sysctlFaults(), ruleFaults(),
 		checksumFaults(), ipamFaults(), leaseFaults(), agentFaults(), carelessFaults(), cniFaults(), storeFaults(),
-		wireguardFaults(), hiddenFaults(), hardenFaults(),
+		wireguardFaults(), ipsecFaults(), hiddenFaults(), hardenFaults(),
 	)
 	return append(all, overIPv6(all)...)
 }
