@@ -51,6 +51,37 @@ func TestDiffOfLabs(t *testing.T) {
 	}
 }
 
+// TestDiffState: two labs of which one is another's spec with other names and
+// addresses where the spec leaves them to the lab have one state, and ports of
+// pods are no difference.
+func TestDiffState(t *testing.T) {
+	spec := func(name, lan, master string) string {
+		file := filepath.Join(t.TempDir(), name+".yaml")
+		text := "apiVersion: overlab/v1alpha1\nkind: Lab\nmetadata: {name: " + name + "}\nspec:\n" +
+			"  network: {EnableNFTables: true}\n  underlay: [{name: lan, cidr: " + lan + "}]\n" +
+			"  nodes: [{name: master, role: control-plane, podCIDR: " + master + "}, {name: node}]\n" +
+			"  pods: [{name: web, node: node, ports: [{hostPort: 8080, containerPort: 80}]}]\n  podsPerNode: 1\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	o := newOverlab(t)
+	upOrSkip(t, o, spec("one", "172.16.1.0/24", "10.244.0.0/24"))
+	o.must(t, "up", spec("other", "192.168.7.0/24", "10.244.9.0/24"))
+	one, other := o.must(t, "diff", "--state", "--name=one"), o.must(t, "diff", "--state", "--name=other")
+	if one != other || !strings.Contains(one, "node: ip route: {master pods}/24 via {master pods} dev flannel.1 onlink\n") {
+		t.Errorf("one has\n%s\nand the other\n%s", one, other)
+	}
+	var state oracle.State
+	if err := json.Unmarshal([]byte(o.must(t, "diff", "--state", "--name=one", "-o", "json", "web")), &state); err != nil || len(state.Spaces) != 1 || state.Spaces[0].Name != "web" {
+		t.Errorf("%+v, %v", state, err)
+	}
+	if d := o.diff(t, 0, "--name=one"); !d.Same() {
+		t.Errorf("%+v", d.Entries)
+	}
+}
+
 // diffOf brings a lab up, and expects no difference soon: where a machine is
 // slow, agents may still be about what lets pods out of the overlay, and the
 // store may take its time.
