@@ -67,11 +67,12 @@ func (s *Suite) Run(ctx context.Context, lab topology.Lab, o Options) (*Results,
 	if err := r.enter(ctx); err != nil && ctx.Err() == nil {
 		return nil, err
 	}
+	r.record.observed(ctx, limitsKind, limits{r.o.Timeouts, r.o.MaxPairs}, nil)
 	started := time.Now()
 	results := make([]Result, len(list))
 	r.harmless(ctx, list, results)
-	r.record.close()
 	r.disturbing(ctx, list, results)
+	r.record.close()
 	out := r.results(results, started)
 	out.Interrupted = ctx.Err() != nil
 	return out, nil
@@ -87,9 +88,9 @@ type run struct {
 	ctx context.Context
 
 	sessions memos[*probe.Session]
-	states   memos[*probe.State]
-	shared   memos[any]
-	frames   frames
+	// memory is that of the checks that alter nothing.
+	memory memory
+	frames frames
 	// record is what is measured; replay, in its place, is where it was.
 	record *Record
 	replay *replay
@@ -133,19 +134,24 @@ func (r *run) session(ctx context.Context, name string) (*probe.Session, error) 
 		if err != nil {
 			return nil, err
 		}
-		open := probe.Open
-		if _, here := ns.(topology.Local); !here {
-			open = func(ctx context.Context, ns topology.Namespace) (*probe.Session, error) {
-				return probe.OpenRemote(ctx, ns)
-			}
-		}
-		session, err := open(ctx, ns)
-		if err != nil {
-			return nil, err
-		}
-		session.Listen(r.record.heard(name))
-		return session, nil
+		return r.open(ctx, name, ns)
 	})
+}
+
+// open opens a session whose requests are recorded under a name.
+func (r *run) open(ctx context.Context, name string, ns topology.Namespace) (*probe.Session, error) {
+	open := probe.Open
+	if _, here := ns.(topology.Local); !here {
+		open = func(ctx context.Context, ns topology.Namespace) (*probe.Session, error) {
+			return probe.OpenRemote(ctx, ns)
+		}
+	}
+	session, err := open(ctx, ns)
+	if err != nil {
+		return nil, err
+	}
+	session.Listen(r.record.heard(name))
+	return session, nil
 }
 
 func (r *run) harmless(ctx context.Context, list []chosen, results []Result) {
@@ -181,9 +187,6 @@ func (r *run) disturbing(ctx context.Context, list []chosen, results []Result) {
 	inOrder := func(which []int) {
 		for _, i := range which {
 			results[i] = r.one(ctx, list[i])
-			// What was seen before may not be true any more.
-			r.states.forget()
-			r.shared.forget()
 		}
 	}
 	var wg sync.WaitGroup
@@ -254,7 +257,10 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	}
 	ctx, cancel := context.WithTimeoutCause(withScope(ctx, c.ID), limit, Inconclusivef("the check took longer than %v", limit))
 	defer cancel()
-	env := &Env{run: r, id: c.ID, plan: r.plan}
+	env := &Env{run: r, id: c.ID, plan: r.plan, memory: &r.memory, own: c.Disturbs}
+	if env.own {
+		env.memory = new(memory)
+	}
 	if c.OverIPv6 {
 		env.plan = r.plan.Over6()
 	}
@@ -281,13 +287,16 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	}
 	restoring, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.Timeouts.Restart)
 	defer cancel()
-	if left := env.putBack(restoring); err == nil {
+	if left := env.restored(restoring); err == nil {
 		err = left
 	} else if left != nil {
 		err = fmt.Errorf("%w; %w", err, left)
 	}
 	r.lacks(c.ID, err)
 	env.seal(res)
+	if env.own {
+		r.keep(env.memory.states.all())
+	}
 	res.Verdict, res.Reason = verdict(res.Findings, err)
 }
 
@@ -296,8 +305,23 @@ func (r *run) results(list []Result, started time.Time) *Results {
 		Lab: r.plan.Name, Provider: r.plan.Provider,
 		Started: started, Took: time.Since(started),
 		Results: list, Frames: r.frames.list(),
-		Plan: r.plan, States: r.states.all(), Record: r.record,
+		Plan: r.plan, States: r.memory.states.all(), Record: r.record,
 	}
+}
+
+// keep adds to what the report shows of namespaces that no harmless check has
+// looked at.
+func (r *run) keep(states map[string]*probe.State) {
+	for name, st := range states {
+		// The state that is there stays, and what makes it cannot fail.
+		_, _ = r.memory.states.get(name, func() (*probe.State, error) { return st, nil })
+	}
+}
+
+// memory is what checks measure once.
+type memory struct {
+	states memos[*probe.State]
+	shared memos[any]
 }
 
 // memos keeps values that are made once, by name. What could not be made is
@@ -305,9 +329,6 @@ func (r *run) results(list []Result, started time.Time) *Results {
 type memos[T any] struct {
 	mu sync.Mutex
 	m  map[string]*memo[T]
-	// kept holds what was forgotten, for the report: the verdicts that were
-	// reached without disturbing the lab rest on it.
-	kept map[string]T
 }
 
 type memo[T any] struct {
@@ -339,24 +360,14 @@ func (ms *memos[T]) get(name string, create func() (T, error)) (T, error) {
 	return v, err
 }
 
-func (ms *memos[T]) forget() {
-	all := ms.all()
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	ms.m, ms.kept = nil, all
-}
-
-// all returns every value, of those that were made again the first.
+// all returns every value.
 func (ms *memos[T]) all() map[string]T {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	out := maps.Clone(ms.kept)
-	if out == nil {
-		out = map[string]T{}
-	}
+	out := map[string]T{}
 	for name, m := range ms.m {
 		m.mu.Lock()
-		if _, have := out[name]; m.made && !have {
+		if m.made {
 			out[name] = m.value
 		}
 		m.mu.Unlock()

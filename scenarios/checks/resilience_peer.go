@@ -36,7 +36,7 @@ func peerLeaves(ctx context.Context, env *suite.Env) error {
 	if _, err := g.join(ctx); err != nil {
 		return err
 	}
-	if err := lease.Delete(ctx, env.Lab(), g.lease.Key); err != nil {
+	if err := deleteLease(ctx, env, g.lease.Key); err != nil {
 		return err
 	}
 	took, err := g.gone(ctx)
@@ -195,9 +195,7 @@ func lastAddress(p netip.Prefix) netip.Addr {
 
 // join writes the lease and waits until every node serves it.
 func (g *ghost) join(ctx context.Context) (time.Duration, error) {
-	writing, cancel := context.WithTimeout(ctx, g.env.Timeouts().Store)
-	defer cancel()
-	if err := lease.Put(writing, g.env.Lab(), g.lease); err != nil {
+	if err := putLease(ctx, g.env, g.lease); err != nil {
 		return 0, err
 	}
 	return follow(ctx, g.env, "the entries of the new peer "+g.lease.Key, g.missing)
@@ -211,7 +209,7 @@ func (g *ghost) gone(ctx context.Context) (time.Duration, error) {
 // remove takes the lease from the store, and waits until no node has anything
 // of it: what comes after must not find it half gone.
 func (g *ghost) remove(ctx context.Context) error {
-	if err := lease.Delete(ctx, g.env.Lab(), g.lease.Key); err != nil {
+	if err := deleteLease(ctx, g.env, g.lease.Key); err != nil {
 		return err
 	}
 	behind, err := await(ctx, g.env, g.left)
