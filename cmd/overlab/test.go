@@ -316,6 +316,14 @@ func (p *progress) started(k suite.Check) {
 
 func (p *progress) ended(suite.Result) { p.done++ }
 
+// explains says that what was found is being explained, if there is need.
+func (p *progress) explains(found []suite.Result) {
+	failed := slices.ContainsFunc(found, func(r suite.Result) bool { return r.Verdict == suite.Fail })
+	if p.w != nil && failed {
+		fmt.Fprintf(p.w, "\r\x1b[K%d/%d  looking for the cause of what failed", p.done, p.total)
+	}
+}
+
 func (p *progress) clear() {
 	if p.w != nil {
 		fmt.Fprint(p.w, "\r\x1b[K")

@@ -116,6 +116,11 @@ func (t *testRun) once(ctx context.Context) (more bool, err error) {
 	}
 	progress := newProgress(t.streams.err, t.selected)
 	o := t.options
+	why := &explanation{run: t}
+	o.BeforeDisturbing = func(ctx context.Context, found []suite.Result) {
+		progress.explains(found)
+		why.of(ctx, found)
+	}
 	o.OnStart = progress.started
 	o.OnResult = func(r suite.Result) {
 		progress.ended(r)
@@ -132,6 +137,8 @@ func (t *testRun) once(ctx context.Context) (more bool, err error) {
 	}
 	t.made++
 	results.About, results.Repeat = t.about, repeat
+	why.of(ctx, results.Results) // if only what disturbs the lab failed
+	why.add(results)
 	if err := errors.Join(streams.end(results), streams.close()); err != nil {
 		return false, err
 	}
@@ -139,9 +146,6 @@ func (t *testRun) once(ctx context.Context) (more bool, err error) {
 		t.unsound++
 	}
 	if t.worst == nil || worse(results.ExitCode(), t.worst.ExitCode()) {
-		if t.f.explained() && results.Count(suite.Fail) > 0 && !results.Interrupted {
-			t.explain(ctx, results)
-		}
 		t.worst = results
 		if _, err := report.Evidence(t.reports, results); err != nil {
 			return false, err

@@ -32,6 +32,10 @@ type Options struct {
 	Unsupported []Feature
 	// Exemptions are checks that the agent is declared to fail.
 	Exemptions []Exemption
+	// BeforeDisturbing, when set, is told what the checks that alter nothing have
+	// found, before one that alters something begins: what is asked of the lab
+	// then is asked of the lab that they have judged.
+	BeforeDisturbing func(ctx context.Context, found []Result)
 	// OnStart and OnResult, when set, are told as a check begins and ends,
 	// one call at a time.
 	OnStart  func(Check)
@@ -71,6 +75,9 @@ func (s *Suite) Run(ctx context.Context, lab topology.Lab, o Options) (*Results,
 	started := time.Now()
 	results := make([]Result, len(list))
 	r.harmless(ctx, list, results)
+	if o.BeforeDisturbing != nil && ctx.Err() == nil {
+		o.BeforeDisturbing(ctx, slices.DeleteFunc(slices.Clone(results), func(res Result) bool { return res.ID == "" }))
+	}
 	r.disturbing(ctx, list, results)
 	r.record.close()
 	out := r.results(results, started)
