@@ -72,15 +72,29 @@ func TestReportOfABrokenLab(t *testing.T) {
 	o := labUp(t)
 	o.must(t, "exec", "pod-3", "--", "ip", "route", "del", "default")
 	o.must(t, "exec", "pod-3", "--", "ip", "route", "del", "10.244.0.0/16")
-	page := filepath.Join(t.TempDir(), "report.html")
-	if r := o.run(t, "test", "TTL", "DP-03", "--report", "html="+page); r.code != exitFailed {
+	page, junit := filepath.Join(t.TempDir(), "report.html"), filepath.Join(t.TempDir(), "report.xml")
+	// RS-01 restarts agents, which repair much: what broke is asked before.
+	r := o.run(t, "test", "TTL", "DP", "RS-01", "--report", "html="+page, "--report", "junit="+junit)
+	if r.code != exitFailed {
 		t.Error(r)
+	}
+	_, end, _ := strings.Cut(r.out, "Why, most likely:")
+	for _, want := range []string{"1. pod-3 has no route to node-1\n", "$ ip route replace default via 10.244.1.1 dev eth0\n", " failed, "} {
+		if !strings.Contains(end, want) {
+			t.Errorf("no %q at the end of %s", want, r.out)
+		}
+	}
+	if !strings.Contains(r.out, "\n\nFAIL         TTL-01 a pod's ping on the same node") && !strings.Contains(r.out, "\n\nFAIL         TTL-02 ") {
+		t.Errorf("the text does not say again what failed: %s", r.out)
+	}
+	if b, err := os.ReadFile(junit); err != nil || !strings.Contains(string(b), "most likely because: pod-3 has no route to node-1") {
+		t.Errorf("%.300s, %v", b, err)
 	}
 	b, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"checks failed.", "Why: the likeliest causes", "How the lab differs from its plan", "The walk of a packet from", "10.244.0.0/16 via 10.244.1.1"} {
+	for _, want := range []string{"checks failed.", "What broke, most likely", "pod-3 has no route to node-1", "How the lab differs from its plan", "The walk of a packet from", "10.244.0.0/16 via 10.244.1.1"} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %q in the page", want)
 		}

@@ -298,6 +298,7 @@ func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 type progress struct {
 	w           io.Writer
 	done, total int
+	failed      int
 	since       time.Time
 }
 
@@ -308,19 +309,34 @@ func newProgress(w io.Writer, total int) *progress {
 	return &progress{w: w, total: total, since: time.Now()}
 }
 
-func (p *progress) started(k suite.Check) {
-	if p.w != nil {
-		fmt.Fprintf(p.w, "\r\x1b[K%d/%d  %s  %s", p.done, p.total, k.ID, k.Title)
+func (p *progress) started(k suite.Check) { p.say(k.ID + "  " + k.Title) }
+
+func (p *progress) ended(r suite.Result) {
+	p.done++
+	if r.Verdict == suite.Fail {
+		p.failed++
 	}
 }
 
-func (p *progress) ended(suite.Result) { p.done++ }
+// say shows one line, which must not wrap: it could not be taken back then.
+func (p *progress) say(what string) {
+	if p.w == nil {
+		return
+	}
+	line := fmt.Sprintf("%d/%d", p.done, p.total)
+	if p.failed > 0 {
+		line += fmt.Sprintf(", %d failed", p.failed)
+	}
+	const width = 79
+	line += "  " + what
+	fmt.Fprintf(p.w, "\r\x1b[K%s", line[:min(len(line), width)])
+}
 
 // explains says that what was found is being explained, if there is need.
 func (p *progress) explains(found []suite.Result) {
 	failed := slices.ContainsFunc(found, func(r suite.Result) bool { return r.Verdict == suite.Fail })
-	if p.w != nil && failed {
-		fmt.Fprintf(p.w, "\r\x1b[K%d/%d  looking for the cause of what failed", p.done, p.total)
+	if failed {
+		p.say("looking for the cause of what failed")
 	}
 }
 

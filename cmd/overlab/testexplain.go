@@ -78,7 +78,7 @@ func (x *explanation) diff(ctx context.Context) error {
 		return err
 	}
 	x.attachments = append(x.attachments, suite.Attachment{
-		Title: "How the lab differs from its plan", Says: d.Summary(), File: "diff.txt", Type: "text/x-diff", Data: b.Bytes(),
+		Title: "How the lab differs from its plan", File: "diff.txt", Type: "text/x-diff", Data: b.Bytes(),
 	})
 	return nil
 }
