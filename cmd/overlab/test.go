@@ -31,6 +31,7 @@ type testFlags struct {
 	list     bool
 	scale    float64
 	outage   time.Duration
+	buffer   int
 	frames   int
 	// repeat is how many runs to make; with untilFail, at most, 0 without end.
 	repeat    int
@@ -81,6 +82,7 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
 	flags.DurationVar(&f.outage, "outage", suite.DefaultTimeouts().Outage, "for how long checks take away what the lab must do without, as the store")
+	flags.IntVar(&f.buffer, "capture-buffer", 2048, "KiB of the kernel's memory for each capture; one that is full drops frames, and what rests on it is inconclusive")
 	flags.IntVar(&f.frames, "frames", 0, "how many captured packets to show (-1: all)")
 	flags.StringArrayVar(&f.reports, "report", nil, "write a report, FORMAT=FILE, as html=report.html; may be given again")
 	flags.IntVar(&f.repeat, "repeat", 1, "run so many times, and report the worst run; 0 with --until-fail: without end")
@@ -188,7 +190,7 @@ func (f *testFlags) selection(all *suite.Suite, only []string) (suite.Selection,
 // be entered, and fetches the evidence that it leaves in the state folder.
 func (c command) testInside(ctx context.Context, lab topology.Joiner, status topology.Lab, f testFlags, checks []string) error {
 	argv := []string{netns.Self, "test", "-o", f.output.value,
-		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage),
+		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--capture-buffer=%d", f.buffer), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage),
 		fmt.Sprintf("--repeat=%d", f.repeat), fmt.Sprintf("--until-fail=%t", f.untilFail), fmt.Sprintf("--timeout=%v", f.timeout),
 		fmt.Sprintf("--explain=%t", f.explained()), "--agent=" + f.agent}
 	for name, values := range map[string][]string{"skip": f.skip, "level": f.levels, "profile": f.profiles} {
