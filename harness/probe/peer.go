@@ -17,18 +17,20 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; keys of kernel parameters and their values; a folder and its files;
-// Changes, a Burst, frames, a file, a path, a service or a bridge, and nothing.
+// bytes; keys of kernel parameters and their values; a name and a WireGuard; a
+// folder and its files; Changes, a Burst, frames, a file, a path, a service or a
+// bridge, and nothing.
 const (
-	kindPing     = "ping"
-	kindEcho     = "echo"
-	kindEchoPort = "echo-port"
-	kindState    = "state"
-	kindReadFile = "read-file"
-	kindSysctls  = "sysctls"
-	kindChange   = "change"
-	kindBurst    = "burst"
-	kindInject   = "inject"
+	kindPing      = "ping"
+	kindEcho      = "echo"
+	kindEchoPort  = "echo-port"
+	kindState     = "state"
+	kindReadFile  = "read-file"
+	kindSysctls   = "sysctls"
+	kindWireGuard = "wireguard"
+	kindChange    = "change"
+	kindBurst     = "burst"
+	kindInject    = "inject"
 
 	kindFiles        = "files"
 	kindWriteFile    = "write-file"

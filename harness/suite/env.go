@@ -19,15 +19,17 @@ import (
 // Env is what a check sees: the lab, the means to measure it, and a record of
 // what it found. It is safe for concurrent use.
 type Env struct {
-	run  *run
-	id   string
-	plan *topology.Plan
+	run *run
+	id  string
+	// over6 says that the check judges the plan over IPv6.
+	over6 bool
 	// memory is all harmless checks', or that of one which disturbs the lab: it
 	// must not be judged by what others saw before.
 	memory *memory
 	own    bool
 
 	mu       sync.Mutex
+	plan     *topology.Plan
 	sealed   bool
 	evidence string
 	findings []Finding
@@ -47,7 +49,26 @@ func (e *Env) Lab() topology.Lab { return e.run.lab }
 
 // Plan returns the plan that the lab is judged against, over IPv6 for a check
 // that says so.
-func (e *Env) Plan() *topology.Plan { return e.plan }
+func (e *Env) Plan() *topology.Plan {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.plan
+}
+
+// Renew takes the lab's plan anew, and drops the sessions of a node and its
+// pods: after their machine has restarted they are other namespaces. Only a check
+// that runs alone may ask for it.
+func (e *Env) Renew(ctx context.Context, node string) error {
+	plan, err := Observe(ctx, e, "the plan after "+node+" has restarted", func() (*topology.Plan, error) { return e.run.lab.Plan(), nil })
+	if err != nil {
+		return err
+	}
+	e.run.renew(node, plan)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.plan = e.run.planFor(e.over6)
+	return nil
+}
 
 // Timeouts returns the run's table.
 func (e *Env) Timeouts() Timeouts { return e.run.o.Timeouts }

@@ -87,10 +87,11 @@ func (s *Suite) Run(ctx context.Context, lab topology.Lab, o Options) (*Results,
 
 // run is one run of a suite.
 type run struct {
-	lab      topology.Lab
-	plan     *topology.Plan
-	o        Options
-	features []Feature
+	lab topology.Lab
+	// plan is the lab's when the run began, now that of after a restart.
+	plan, now *topology.Plan
+	o         Options
+	features  []Feature
 	// ctx outlives a check: what checks share must not end with the first.
 	ctx context.Context
 
@@ -110,7 +111,8 @@ type run struct {
 
 func newRun(ctx context.Context, lab topology.Lab, o Options) *run {
 	o.defaults()
-	r := &run{lab: lab, plan: lab.Plan(), o: o, ctx: ctx, record: &Record{}}
+	plan := lab.Plan()
+	r := &run{lab: lab, plan: plan, now: plan, o: o, ctx: ctx, record: &Record{}}
 	r.features = Features(r.plan)
 	r.frames.port = uint16(r.plan.Network.Backend.Port)
 	return r
@@ -159,6 +161,28 @@ func (r *run) open(ctx context.Context, name string, ns topology.Namespace) (*pr
 	}
 	session.Listen(r.record.heard(name))
 	return session, nil
+}
+
+// planFor is what the lab is judged against.
+func (r *run) planFor(over6 bool) *topology.Plan {
+	if over6 {
+		return r.now.Over6()
+	}
+	return r.now
+}
+
+// renew takes a new plan, and closes the sessions of a node and its pods.
+func (r *run) renew(node string, plan *topology.Plan) {
+	gone := []string{node}
+	for _, p := range r.now.PodsOn(node) {
+		gone = append(gone, p.Name)
+	}
+	for _, name := range gone {
+		if s, open := r.sessions.drop(name); open {
+			_ = s.Close() // its namespace is gone, and nothing is lost
+		}
+	}
+	r.now = plan
 }
 
 func (r *run) harmless(ctx context.Context, list []chosen, results []Result) {
@@ -264,12 +288,9 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	}
 	ctx, cancel := context.WithTimeoutCause(withScope(ctx, c.ID), limit, Inconclusivef("the check took longer than %v", limit))
 	defer cancel()
-	env := &Env{run: r, id: c.ID, plan: r.plan, memory: &r.memory, own: c.Disturbs}
+	env := &Env{run: r, id: c.ID, plan: r.planFor(c.OverIPv6), over6: c.OverIPv6, memory: &r.memory, own: c.Disturbs}
 	if env.own {
 		env.memory = new(memory)
-	}
-	if c.OverIPv6 {
-		env.plan = r.plan.Over6()
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -365,6 +386,20 @@ func (ms *memos[T]) get(name string, create func() (T, error)) (T, error) {
 		m.value, m.made = v, true
 	}
 	return v, err
+}
+
+// drop forgets one value, and returns it if there is one.
+func (ms *memos[T]) drop(name string) (value T, there bool) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m := ms.m[name]
+	delete(ms.m, name)
+	if m == nil {
+		return value, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.value, m.made
 }
 
 // all returns every value.

@@ -11,23 +11,26 @@ import (
 
 // What checks ask of the lab itself, and not of a namespace.
 
-// needs says that a check is not applicable where the lab is not a T as well,
-// which can do what.
-func needs[T any](ctx context.Context, env *suite.Env, what string) error {
-	return suite.Act(ctx, env, "the lab can "+what, func() error {
-		if _, can := env.Lab().(T); !can {
-			return suite.NotApplicablef("this lab cannot %s", what)
-		}
-		return nil
+// able reports whether the lab is a T as well, which can do what.
+func able[T any](ctx context.Context, env *suite.Env, what string) (bool, error) {
+	return suite.Observe(ctx, env, "the lab can "+what, func() (bool, error) {
+		_, can := env.Lab().(T)
+		return can, nil
 	})
+}
+
+// needs says that a check is not applicable where the lab is not a T.
+func needs[T any](ctx context.Context, env *suite.Env, what string) error {
+	can, err := able[T](ctx, env, what)
+	if err == nil && !can {
+		err = suite.NotApplicablef("this lab cannot %s", what)
+	}
+	return err
 }
 
 // canRestart reports whether the lab can restart agents.
 func canRestart(ctx context.Context, env *suite.Env) (bool, error) {
-	return suite.Observe(ctx, env, "agents can be restarted", func() (bool, error) {
-		_, can := env.Lab().(suite.AgentRestarter)
-		return can, nil
-	})
+	return able[suite.AgentRestarter](ctx, env, "restart agents")
 }
 
 // restartAgent kills a node's agent, and returns when the next one is ready. The
@@ -49,6 +52,27 @@ func holdAgent(ctx context.Context, env *suite.Env, node string) (release func(c
 	return held(ctx, env, node+"'s agent", func(ctx context.Context) (func(context.Context) error, error) {
 		return env.Lab().(suite.AgentHolder).HoldAgent(ctx, node)
 	})
+}
+
+// cordonNode keeps new pods off a node until release, or the end of the check.
+// The lab is a NodeCordoner.
+func cordonNode(ctx context.Context, env *suite.Env, node string) (release func(context.Context) error, err error) {
+	return held(ctx, env, "the scheduling of pods to "+node, func(ctx context.Context) (func(context.Context) error, error) {
+		return env.Lab().(suite.NodeCordoner).CordonNode(ctx, node)
+	})
+}
+
+// restartMachine restarts a node's machine. The lab is a NodeRestarter.
+func restartMachine(ctx context.Context, env *suite.Env, node string) error {
+	err := suite.Act(ctx, env, "the machine of "+node+" is restarted", func() error {
+		restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Machine)
+		defer cancel()
+		return env.Lab().(suite.NodeRestarter).RestartNode(restarting, node)
+	})
+	if err != nil {
+		return fmt.Errorf("restart the machine of %s: %w", node, err)
+	}
+	return env.Renew(ctx, node)
 }
 
 // holdStore keeps the store ended until release, or the end of the check. The
