@@ -18,7 +18,7 @@ import (
 )
 
 // planOf plans a spec.
-func planOf(t *testing.T, spec string) *topology.Plan {
+func planOf(t testing.TB, spec string) *topology.Plan {
 	t.Helper()
 	s, err := topology.Parse("lab.yaml", []byte("apiVersion: overlab/v1alpha1\nkind: Lab\n"+spec))
 	if err != nil {
@@ -239,7 +239,7 @@ func TestCluster(t *testing.T) {
 }
 
 // requireCluster skips the test where a cluster cannot be made.
-func requireCluster(t *testing.T) *Provider {
+func requireCluster(t testing.TB) *Provider {
 	t.Helper()
 	skip := func(why any) { t.Skipf("SKIPPED, NOT TESTED: no cluster can be made here: %v (make test-kind)", why) }
 	bin := os.Getenv("OVERLAB_BIN")
