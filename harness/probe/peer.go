@@ -17,18 +17,19 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; keys of kernel parameters and their values;
+// bytes; keys of kernel parameters and their values; a name and a WireGuard;
 // Changes, a Burst or frames, and nothing.
 const (
-	kindPing     = "ping"
-	kindEcho     = "echo"
-	kindEchoPort = "echo-port"
-	kindState    = "state"
-	kindReadFile = "read-file"
-	kindSysctls  = "sysctls"
-	kindChange   = "change"
-	kindBurst    = "burst"
-	kindInject   = "inject"
+	kindPing      = "ping"
+	kindEcho      = "echo"
+	kindEchoPort  = "echo-port"
+	kindState     = "state"
+	kindReadFile  = "read-file"
+	kindSysctls   = "sysctls"
+	kindWireGuard = "wireguard"
+	kindChange    = "change"
+	kindBurst     = "burst"
+	kindInject    = "inject"
 )
 
 // Attach makes a session that a peer answers. What needs the namespace itself
