@@ -62,6 +62,22 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+// TestClusterConfig: what the spec says of networks is what kind and Docker are
+// asked for, and the pods' is the agents' too.
+func TestClusterConfig(t *testing.T) {
+	p := planOf(t, "spec: {provider: kind, network: {Network: 10.9.0.0/16}, serviceCIDR: 10.7.0.0/20, underlay: [{name: lan, cidr: 172.20.0.0/24, gateway: 172.20.0.9}]}\n")
+	c := clusterConfig(p)
+	if c.Networking.PodSubnet != "10.9.0.0/16" || c.Networking.ServiceSubnet != "10.7.0.0/20" || !c.Networking.DisableDefaultCNI || len(c.Nodes) != 3 || c.Nodes[0].Role != "control-plane" {
+		t.Errorf("%+v", c)
+	}
+	if gw := gateway(p); gw.String() != "172.20.0.9" {
+		t.Errorf("gateway %s", gw)
+	}
+	if gw := gateway(planOf(t, "spec: {provider: kind}\n")); gw.IsValid() {
+		t.Errorf("gateway %s where the spec names none", gw)
+	}
+}
+
 func TestNetConf(t *testing.T) {
 	b, err := netConf(planOf(t, "spec: {network: {Network: 10.9.0.0/16, Backend: {Type: vxlan, VNI: 7}}}\n").Network)
 	if err != nil {
