@@ -69,7 +69,7 @@ func untranslated(ctx context.Context, env *suite.Env) error {
 	var points []suite.Point
 	pings := make([]suite.Ping, len(pairs))
 	for i, p := range pairs {
-		pings[i] = suite.Ping{From: p.From.Name, Ping: probe.Ping{Dst: p.To.Address.Addr(), ID: uuid.New()}}
+		pings[i] = suite.Ping{From: p.From.Name, Ping: probe.Ping{Dst: p.To.Address.Addr(), ID: env.NewID(ctx)}}
 		if !tapped[p.To.Name] {
 			tapped[p.To.Name] = true
 			points = append(points, podPoint(p.To, requests))
@@ -183,7 +183,7 @@ func outsideAsItIs(ctx context.Context, env *suite.Env) error {
 			if err != nil {
 				return err
 			}
-			ids[i] = uuid.New()
+			ids[i] = env.NewID(ctx)
 			nic, next := states[o.other.Name].Link(o.other.Underlay().Name), states[o.node.Name].Link(o.node.Underlay().Name)
 			if nic == nil || next == nil {
 				return suite.Inconclusivef("%s or %s has no link to the underlay", o.other.Name, o.node.Name)
