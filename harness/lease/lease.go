@@ -42,6 +42,13 @@ type Lease struct {
 	Key string
 }
 
+// Over6 returns the lease of a node of both families as IPv6 sees it: what is
+// IPv6's stands in IPv4's place, as in topology's Plan.Over6.
+func (l Lease) Over6() Lease {
+	l.Subnet, l.PublicIP, l.VtepMAC = l.Subnet6, l.PublicIPv6, l.VtepMAC6
+	return l
+}
+
 // value is the lease's JSON (flannel's LeaseAttrs).
 type value struct {
 	PublicIP, PublicIPv6       netip.Addr
@@ -144,6 +151,12 @@ func PutAll(ctx context.Context, lab topology.Lab, leases []Lease, began func(in
 			if l.BackendType == "vxlan" {
 				v["BackendData"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC}
 			}
+			if l.Subnet6.IsValid() {
+				v["PublicIPv6"] = l.PublicIPv6
+				if l.BackendType == "vxlan" {
+					v["BackendV6Data"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC6}
+				}
+			}
 			data, err := json.Marshal(v)
 			if err != nil {
 				return err
@@ -202,6 +215,9 @@ func change(lab topology.Lab, what string, do func(c *clientv3.Client, prefix st
 
 // Key is the last part of the key of an IPv4 subnet's lease.
 func Key(subnet netip.Prefix) string { return strings.Replace(subnet.String(), "/", "-", 1) }
+
+// DualKey is that of the lease of a subnet of each family.
+func DualKey(v4, v6 netip.Prefix) string { return Key(v4) + "&" + Key(v6) }
 
 func connect(lab topology.Lab, plan *topology.Plan) (*clientv3.Client, error) {
 	node := plan.Node(plan.Store.Node)

@@ -40,6 +40,12 @@ table inet mine {
 		udp dport 8472 counter packets 7 bytes 900 drop
 	}
 }
+table inet overlab-cni-cbr0 {
+	chain localnet {
+		type filter hook prerouting priority raw; policy accept;
+		iifname "cni0" ip daddr 127.0.0.0/8 drop
+	}
+}
 table ip flannel-ipv4 {
 	chain postrtg {
 		type nat hook postrouting priority srcnat; policy accept;

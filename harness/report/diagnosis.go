@@ -48,12 +48,15 @@ func diagnosisSummary(r *diagnose.Report) string {
 	probes := "every probe was answered"
 	if n := len(r.Symptoms); n > 0 {
 		probes = fmt.Sprintf("%d probes were not answered as they ought to be", n)
+		if n == 1 {
+			probes = "one probe was not answered as it ought to be"
+		}
 	}
 	if len(r.Causes) == 0 {
 		return "nothing wrong was found, and " + probes
 	}
 	if len(r.Causes) == 1 {
-		return "1 cause; " + probes
+		return "one cause; " + probes
 	}
 	return fmt.Sprintf("%d causes; %s", len(r.Causes), probes)
 }

@@ -11,13 +11,14 @@ import (
 )
 
 // overIPv6 makes DS-01 of the checks that judge IPv4: each core check again,
-// under its own name behind DS-01's, by the plan as IPv6 sees it. Those that
-// disturb the lab are left out: what they alter and restart serves both
-// families at once.
+// under its own name behind DS-01's, by the plan as IPv6 sees it, and those of
+// what an overlay must survive whatever their level. RS-07 is left out: with a
+// link go IPv6's addresses, which are not the agent's to restore.
 func overIPv6(all []suite.Check) []suite.Check {
 	var out []suite.Check
 	for _, c := range all {
-		if cmp.Or(c.Level, suite.Core) != suite.Core || c.Disturbs || !carriesIPv6(c) {
+		survives := slices.Contains(c.Profiles, resilience) && c.ID != "RS-07"
+		if cmp.Or(c.Level, suite.Core) != suite.Core && !survives || !carriesIPv6(c) {
 			continue
 		}
 		c.ID, c.Level, c.OverIPv6 = "DS-01/"+c.ID, suite.Extended, true

@@ -17,7 +17,7 @@ func TestSoundDualStack(t *testing.T) {
 		backend string
 		passed  int
 	}{
-		"vxlan":   {"vxlan", 59},
+		"vxlan":   {"vxlan", 60},
 		"host-gw": {"host-gw", 32},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -25,7 +25,7 @@ func TestSoundDualStack(t *testing.T) {
 			plan.Network.Backend.Type = c.backend
 			lab := labtest.Up(t, plan)
 			startStore(t, lab)
-			r := run(t, lab, suite.Options{}, append(slices.Clone(withoutAgents), "MTU-07", "DS")...)
+			r := run(t, lab, suite.Options{}, append(slices.Clone(withoutAgents), "MTU-07", "DS-01/(NM|TTL|DP|CP|WF|MTU|BE)")...)
 			for _, res := range r.Results {
 				t.Log(res.ID, res.Verdict, res.Evidence, res.Reason)
 				if res.Verdict != suite.Pass && res.Verdict != suite.NotApplicable {

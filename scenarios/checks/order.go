@@ -58,7 +58,7 @@ func programmedInOrder(ctx context.Context, env *suite.Env) error {
 			env.Fail(n.Name+", peer "+g.lease.Key, "first the neighbour, then the FDB entry, then the route", came.String())
 		}
 	}
-	env.Evidence("%d of %s served a new lease of %s in order, within %v", inOrder, count(len(nodes), "node"), g.lease.Subnet, rounded(took))
+	env.Evidence("%d of %s served a new lease of %s in order, within %v", inOrder, count(len(nodes), "node"), g.subnet(), rounded(took))
 	return nil
 }
 

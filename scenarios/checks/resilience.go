@@ -26,15 +26,15 @@ func resilienceChecks() []suite.Check {
 		}
 	}
 	return []suite.Check{
-		check("RS-01", "killing and restarting agents loses no packet and no lease", suite.Core, traffic, agentsRestarted),
+		check("RS-01", "killed and restarted agents lose no packet, no lease", suite.Core, traffic, agentsRestarted),
 		alone(check("RS-02", "a node that joins is served by every peer", suite.Core, store, peerJoins)),
 		check("RS-03", "a node that leaves is forgotten by every peer", suite.Core, store, peerLeaves),
 		check("RS-04", "what became stale while an agent was away goes", suite.Extended, append(traffic, suite.Leases), peerLeavesUnseen),
-		check("RS-05", "altered entries are repaired, and cost no packet after it", suite.Extended, traffic, tampering),
+		check("RS-05", "altered entries are repaired, and cost nothing after", suite.Extended, traffic, tampering),
 		check("RS-06", "a deleted overlay device returns, with its peers", suite.Extended, traffic, deviceDeleted),
 		check("RS-07", "what the kernel drops with a link comes back with it", suite.Extended, traffic, linkFlap),
 		check("RS-08", "a peer's new VTEP MAC and address replace the old ones", suite.Core, store, peerChanges),
-		check("RS-09", "without the store traffic goes on, and then all resumes", suite.Extended, append(traffic, suite.EtcdStore), storeOutage),
+		check("RS-09", "without the store traffic goes on, then all resumes", suite.Extended, append(traffic, suite.EtcdStore), storeOutage),
 	}
 }
 
@@ -136,7 +136,7 @@ func entries(plan *topology.Plan, st *probe.State) []string {
 				vx = fmt.Sprintf(" id %d port %d local %s learning %t", v.VNI, v.Port, v.Local, v.Learning)
 			}
 			carrier := l.Oper != "down" && l.Oper != "lower-layer-down"
-			out = append(out, fmt.Sprintf("link %s %s mtu %d up %t carrier %t %v%s", l.Name, l.MAC, l.MTU, l.Up, carrier, l.IPv4(), vx))
+			out = append(out, fmt.Sprintf("link %s %s mtu %d up %t carrier %t %v%s", l.Name, l.MAC, l.MTU, l.Up, carrier, l.AddressesLike(plan.Network.Network.Addr()), vx))
 		}
 	}
 	for _, r := range st.Routes {

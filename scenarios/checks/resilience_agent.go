@@ -113,7 +113,7 @@ func peerLeavesUnseen(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	passed, err := flows.end(ctx, env)
-	env.Evidence("%s forgot %s within %v of its agent's return, %s", node.Name, g.lease.Subnet, rounded(took), passed)
+	env.Evidence("%s forgot %s within %v of its agent's return, %s", node.Name, g.subnet(), rounded(took), passed)
 	return err
 }
 

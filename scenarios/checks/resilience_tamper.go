@@ -67,7 +67,13 @@ func deviceDeleted(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	defer v.close()
-	i := slices.IndexFunc(v.state.Links, func(l probe.Link) bool { return overlayDevice(l.Name) })
+	plan := env.Plan()
+	i := slices.IndexFunc(v.state.Links, func(l probe.Link) bool {
+		if plan.Network.Backend.Type == "vxlan" { // each family has its own
+			return l.Name == vtep(plan)
+		}
+		return overlayDevice(l.Name)
+	})
 	if i < 0 {
 		return suite.NotApplicablef("the backend %s has no device", env.Plan().Network.Backend.Type)
 	}
@@ -306,6 +312,13 @@ func (v *victim) faults(peer *topology.Node) ([]fault, error) {
 		other := r
 		if other.Via = nobody; !r.Via.IsValid() {
 			other.Dev, other.Via = v.node.Underlay().Name, nobody
+		}
+		if plan.Is6() && r.Onlink { // which the kernel takes for no address of another link
+			spare, err := freeSubnet(plan)
+			if err != nil {
+				return nil, err
+			}
+			other.Via = spare.Addr()
 		}
 		add("the route", probe.Change{Route: &r}, probe.Change{Route: &other})
 	}

@@ -65,12 +65,12 @@ func compareMACs(ctx context.Context, env *suite.Env, nodes []topology.Node) (ma
 			continue
 		}
 		macs[n.Name] = l.MAC
-		i := slices.IndexFunc(leases, func(x lease.Lease) bool { return x.Subnet == n.PodCIDR.Masked() })
+		i := slices.IndexFunc(leases, func(x lease.Lease) bool { return viewed(plan, x).Subnet == n.PodCIDR.Masked() })
 		switch {
 		case i < 0:
 			env.Fail(where, "a lease for "+n.PodCIDR.String(), "none in the store")
-		case leases[i].VtepMAC != l.MAC:
-			env.Fail(where, "the lease's MAC "+leases[i].VtepMAC.String(), "MAC "+l.MAC.String())
+		case viewed(plan, leases[i]).VtepMAC != l.MAC:
+			env.Fail(where, "the lease's MAC "+viewed(plan, leases[i]).VtepMAC.String(), "MAC "+l.MAC.String())
 		}
 	}
 	return macs, nil
@@ -88,4 +88,12 @@ func restartKeepsMAC(ctx context.Context, env *suite.Env, n topology.Node, befor
 		env.Fail(n.Name+" "+vtep(env.Plan()), "MAC "+was.String()+" as before the agent's restart", "MAC "+is.String())
 	}
 	return nil
+}
+
+// viewed is a lease as the plan's family sees it.
+func viewed(plan *topology.Plan, l lease.Lease) lease.Lease {
+	if plan.Is6() {
+		return l.Over6()
+	}
+	return l
 }

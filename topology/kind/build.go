@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -60,8 +61,11 @@ func (b *builder) build(ctx context.Context) error {
 // create makes the network and the cluster.
 func (b *builder) create(ctx context.Context, image string) (string, error) {
 	segment := b.plan.Segments[0]
-	if _, err := docker(ctx, nil, "network", "create", "-d", "bridge", "--subnet", segment.CIDR.String(),
-		"-o", fmt.Sprintf("com.docker.network.driver.mtu=%d", segment.MTU), network(b.cluster)); err != nil {
+	create := []string{"network", "create", "-d", "bridge", "--subnet", segment.CIDR.String(), "-o", fmt.Sprintf("com.docker.network.driver.mtu=%d", segment.MTU)}
+	if gw := gateway(b.plan); gw.IsValid() {
+		create = append(create, "--gateway", gw.String())
+	}
+	if _, err := docker(ctx, nil, append(create, network(b.cluster))...); err != nil {
 		return "", fmt.Errorf("make the network of the nodes: %w", err)
 	}
 	config := &v1alpha4.Cluster{
@@ -74,12 +78,7 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		}
 		config.Nodes = append(config.Nodes, v1alpha4.Node{Role: role})
 	}
-	err := onNetwork(network(b.cluster), func() error {
-		return engine().Create(b.cluster,
-			cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(image),
-			cluster.CreateWithKubeconfigPath(b.state.path("kubeconfig")), cluster.CreateWithDisplayUsage(false))
-	})
-	if err != nil {
+	if err := b.createCluster(ctx, cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(image)); err != nil {
 		return "", fmt.Errorf("create the cluster %s: %w", b.cluster, explain(err))
 	}
 	// The cluster's DNS is pods that the plan does not know, on nodes that
@@ -88,6 +87,43 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%d nodes", len(b.plan.Nodes)), nil
+}
+
+// createCluster has kind make the cluster. Kind knows no context: when this one
+// ends, the nodes are taken away from under it until it gives up.
+func (b *builder) createCluster(ctx context.Context, options ...cluster.CreateOption) error {
+	kubeconfig := b.state.path("kubeconfig")
+	options = append(options, cluster.CreateWithKubeconfigPath(kubeconfig), cluster.CreateWithDisplayUsage(false))
+	made := make(chan error, 1)
+	go func() {
+		made <- onNetwork(network(b.cluster), func() error { return engine().Create(b.cluster, options...) })
+	}()
+	select {
+	case err := <-made:
+		return err
+	case <-ctx.Done():
+	}
+	for {
+		_ = engine().Delete(b.cluster, kubeconfig) // what comes after, the next time or undo takes
+		select {
+		case err := <-made:
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// gateway is where the default route of the first node leads that has one: that
+// of the segment, where the spec names it. Docker's network has one in any case.
+func gateway(p *topology.Plan) netip.Addr {
+	for i := range p.Nodes {
+		for _, r := range p.Nodes[i].Routes {
+			if !r.Dst.IsValid() || r.Dst.Bits() == 0 {
+				return r.Via
+			}
+		}
+	}
+	return netip.Addr{}
 }
 
 // explain adds what the failed command printed, which kind's errors leave out.

@@ -222,6 +222,7 @@ func TestCluster(t *testing.T) {
 		}
 	})
 	t.Run("Agents", func(t *testing.T) { agents(t, lab.(*Lab)) })
+	t.Run("Healed", func(t *testing.T) { healed(t, lab.(*Lab)) })
 	t.Run("Down", func(t *testing.T) {
 		if err := errors.Join(lab.Close(), down()); err != nil {
 			t.Fatal(err)
