@@ -59,7 +59,7 @@ func All() []suite.Check {
 		natChecks(), []suite.Check{forwardCheck()},
 		securityChecks(), cniChecks(), performanceChecks(),
 		resilienceChecks(), []suite.Check{orderCheck(), scaleCheck()},
-		overlayMTU6(), overIPv6(slices.Concat(of4, resilienceChecks())),
+		overlayMTU6(), overIPv6(slices.Concat(of4, hostChecks(), outerChecks(), pathMTUChecks(), natChecks(), resilienceChecks())),
 	)
 }
 

@@ -366,7 +366,7 @@ func resultIsKernel(ctx context.Context, a *attachments) error {
 	eth0 := inside.Link(c.IfName)
 	address := addressOfResult(result)
 	if eth0 == nil || !slices.Contains(eth0.IPv4(), address) {
-		a.env.Fail("container "+c.IfName, "address "+address.String()+", as in ADD's result", fmt.Sprint(addresses(eth0)))
+		a.env.Fail("container "+c.IfName, "address "+address.String()+", as in ADD's result", fmt.Sprint(addresses(a.env.Plan(), eth0)))
 	}
 	for _, r := range result.Routes {
 		dst, ok := netip.AddrFromSlice(r.Dst.IP.To4())
