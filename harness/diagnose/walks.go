@@ -187,7 +187,7 @@ func (w *Walked) sender() string {
 
 // altering are the causes that send packets on that nobody takes.
 func altering() []string {
-	return []string{"checksum", "masquerade", "rewrite", "ttl-rule", "vxlan-id", "vxlan-dstport", "vxlan-gbp", "wireguard-device"}
+	return []string{"checksum", "masquerade", "rewrite", "ttl-rule", "vxlan-id", "vxlan-dstport", "vxlan-gbp", "wireguard-device", "ipsec-policy", "ipsec-state"}
 }
 
 // holds reports whether a place is a pod of a node.

@@ -73,6 +73,11 @@ func TestWalks(t *testing.T) {
 			s.Walks = []Walked{ended(probe("node-1", "node-2"), walk.Divergence{Where: "node-2:flannel.1", Cause: "a wrong checksum", Confirmed: true,
 				Dropped: &walk.Dropped{Space: "node-2", Reason: "UDP_CSUM", Function: "__udp4_lib_rcv"}})}
 		}, []string{"rewrite"}, "a wrong checksum"},
+		{"sent in the clear, and refused for it", func(s *Seen) {
+			differ(s, oracle.Entry{Kind: oracle.KindXFRMPolicy, Verb: oracle.Missing, Node: "node-1", Peer: "node-2", Want: "a policy"})
+			s.Walks = []Walked{ended(probe("node-1", "node-2"), walk.Divergence{Where: "node-2:cni0", Cause: "the kernel dropped it at node-2's ens3", Confirmed: true,
+				Dropped: &walk.Dropped{Space: "node-2", Reason: "XFRM_POLICY", Function: "ip_forward"}})}
+		}, []string{"ipsec-policy"}, "walk from node-1-pod-1"},
 		{"a pod's cause, met on its node", func(s *Seen) {
 			e := oracle.Entry{Kind: oracle.KindRoute, Verb: oracle.Missing, Node: "node-1", Pod: "node-1-pod-1", Want: "default"}
 			differ(s, e)

@@ -70,33 +70,52 @@ func (m *Malformed) Error() string { return fmt.Sprintf("key %s: %v", m.Key, m.E
 // Unwrap returns why.
 func (m *Malformed) Unwrap() error { return m.Err }
 
-// List reads all leases of a lab from its etcd, dialled from inside the node
-// that holds it. The error joins one Malformed for each entry that is no lease,
-// and the other leases are returned even so.
+// Contents are what a store holds where leases are: keys of etcd, or nodes of
+// Kubernetes that have an agent.
+type Contents struct {
+	// Prefix is before each key.
+	Prefix  string  `json:"prefix,omitempty"`
+	Entries []Entry `json:"entries,omitempty"`
+	Nodes   []node  `json:"nodes,omitempty"`
+}
+
+// List reads all leases of a lab from its store. The error joins one Malformed
+// for each entry that is no lease, and the other leases are returned even so.
 func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
+	c, err := Read(ctx, lab)
+	if err != nil {
+		return nil, err
+	}
+	return c.Leases()
+}
+
+// Read reads a lab's store: its etcd, dialled from inside the node that holds
+// it, or the API of its cluster.
+func Read(ctx context.Context, lab topology.Lab) (*Contents, error) {
 	if c, ok := cluster(lab); ok {
-		return listNodes(ctx, c)
+		nodes, err := listNodes(ctx, c)
+		return &Contents{Nodes: nodes}, err
 	}
-	plan := lab.Plan()
-	if plan.Store.Type != "etcd" {
-		return nil, fmt.Errorf("read leases: the store is %q, not etcd", plan.Store.Type)
-	}
-	c, err := connect(lab, plan)
-	if err != nil {
-		return nil, fmt.Errorf("read leases: %w", err)
-	}
-	defer c.Close() // nothing was written
-	prefix := plan.Store.Prefix + "/subnets/"
-	answer, err := c.Get(ctx, prefix, clientv3.WithPrefix())
-	if err != nil {
-		return nil, fmt.Errorf("read leases under %s: %w", prefix, err)
-	}
-	var leases []Lease
+	entries, err := Entries(ctx, lab)
+	return &Contents{Prefix: lab.Plan().Store.Prefix + "/subnets/", Entries: entries}, err
+}
+
+// Leases are those of the contents. The error is as List's.
+func (c *Contents) Leases() ([]Lease, error) {
+	leases := []Lease{}
 	var errs []error
-	for _, kv := range answer.Kvs {
-		l, err := parse(strings.TrimPrefix(string(kv.Key), prefix), kv.Value)
+	for _, e := range c.Entries {
+		l, err := parse(e.Key, []byte(e.Value))
 		if err != nil {
-			errs = append(errs, &Malformed{Key: string(kv.Key), Err: err})
+			errs = append(errs, &Malformed{Key: c.Prefix + e.Key, Err: err})
+			continue
+		}
+		leases = append(leases, l)
+	}
+	for i := range c.Nodes {
+		l, err := c.Nodes[i].lease()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("node %s: %w", c.Nodes[i].Metadata.Name, err))
 			continue
 		}
 		leases = append(leases, l)

@@ -60,7 +60,7 @@ func (m *Monitor) Until(ctx context.Context, wrong func(*State) string) (time.Ti
 		case <-m.changed: // what it tells of is in the dump that follows
 		default:
 		}
-		st, err := m.session.State(ctx)
+		st, err := m.session.dump(ctx)
 		if err != nil {
 			return time.Time{}, err
 		}

@@ -17,7 +17,7 @@ func Diagnosis(w io.Writer, r *diagnose.Report, most int, o DiffOptions) error {
 	p := &diffPrinter{w: bufio.NewWriter(w), o: o}
 	for i, c := range r.Causes {
 		if most > 0 && i == most {
-			fmt.Fprintf(p.w, "and %d more, which may follow from these (--all)\n\n", len(r.Causes)-most)
+			fmt.Fprintf(p.w, "and %d more, which may follow from these (overlab diagnose --all)\n\n", len(r.Causes)-most)
 			break
 		}
 		p.cause(i+1, c)

@@ -47,7 +47,7 @@ func alone(c suite.Check) suite.Check {
 // traffic is a flow from a pod of each node to one of the next node.
 type traffic struct {
 	pairs   []suite.Pair
-	streams []*probe.Stream
+	streams []*suite.Flow
 }
 
 // settle is how many datagrams of each flow go by undisturbed before the first
@@ -66,15 +66,7 @@ func startTrafficOf(ctx context.Context, env *suite.Env, nodes []*topology.Node,
 	for i, n := range nodes {
 		next := nodes[(i+1)%len(nodes)]
 		pair := suite.Pair{From: env.Plan().PodsOn(n.Name)[0], To: env.Plan().PodsOn(next.Name)[0]}
-		from, err := env.Session(ctx, pair.From.Name)
-		if err != nil {
-			return nil, err
-		}
-		to, err := env.Session(ctx, pair.To.Name)
-		if err != nil {
-			return nil, err
-		}
-		st, err := from.StartFlow(ctx, to, probe.Flow{To: pair.To.Address.Addr(), Rate: rate, Wait: env.Timeouts().Reply})
+		st, err := env.StartFlow(ctx, pair.From.Name, pair.To.Name, probe.Flow{To: pair.To.Address.Addr(), Rate: rate})
 		if err != nil {
 			return nil, err
 		}
@@ -209,12 +201,12 @@ func stateOf(ctx context.Context, env *suite.Env, node string) (*probe.State, er
 // follow waits until no node has anything wrong, and returns how long that
 // took. A node that does not come so far is a finding.
 func follow(ctx context.Context, env *suite.Env, expected string, wrong func(n *topology.Node, st *probe.State) string) (time.Duration, error) {
-	began := time.Now()
+	began := env.Now(ctx)
 	behind, err := await(ctx, env, wrong)
 	for node, seen := range behind {
 		env.Fail(node, expected, fmt.Sprintf("after %v: %s", env.Timeouts().Converge, seen))
 	}
-	return time.Since(began), err
+	return env.Now(ctx).Sub(began), err
 }
 
 // await waits until no node has anything wrong, and returns what is wrong with
@@ -223,25 +215,17 @@ func await(ctx context.Context, env *suite.Env, wrong func(n *topology.Node, st 
 	plan := env.Plan()
 	var mu sync.Mutex
 	behind = map[string]string{}
-	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
-	defer cancel()
 	err = suite.Each(withAgents(plan), func(node *topology.Node) error {
-		s, err := env.Session(ctx, node.Name)
+		w, err := env.Watch(ctx, node.Name)
 		if err != nil {
 			return err
 		}
-		m, err := s.Monitor()
-		if err != nil {
-			return err
-		}
-		defer m.Close() // it only listened
-		last := ""
-		_, err = m.Until(waiting, func(st *probe.State) string { last = wrong(node, st); return last })
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		defer w.Close()
+		_, last, err := w.Until(ctx, env.Timeouts().Converge, func(st *probe.State) string { return wrong(node, st) })
+		if last != "" {
 			mu.Lock()
 			defer mu.Unlock()
 			behind[node.Name] = last
-			return nil
 		}
 		return err
 	})

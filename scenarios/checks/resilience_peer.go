@@ -26,11 +26,13 @@ func peerJoins(ctx context.Context, env *suite.Env) error {
 	took, err := g.join(ctx)
 	joined := fmt.Sprintf("%s served a new lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.subnet(), rounded(took))
 	env.Evidence("%s", joined)
-	restarter, can := env.Lab().(suite.NodeRestarter)
-	if err != nil || !can {
+	if err != nil {
 		return err
 	}
-	passed, err := machineRestarted(ctx, env, restarter)
+	if can, err := able[suite.NodeRestarter](ctx, env, "restart machines"); err != nil || !can {
+		return err
+	}
+	passed, err := machineRestarted(ctx, env)
 	env.Evidence("%s%s", joined, passed)
 	return err
 }
@@ -49,7 +51,7 @@ func peerLeaves(ctx context.Context, env *suite.Env) error {
 	if _, err := g.join(ctx); err != nil {
 		return err
 	}
-	if err := lease.Delete(ctx, env.Lab(), g.lease.Key); err != nil {
+	if err := deleteLease(ctx, env, g.lease.Key); err != nil {
 		return err
 	}
 	took, err := g.gone(ctx)
@@ -245,9 +247,7 @@ func lastAddress(p netip.Prefix) netip.Addr {
 
 // join writes the lease and waits until every node serves it.
 func (g *ghost) join(ctx context.Context) (time.Duration, error) {
-	writing, cancel := context.WithTimeout(ctx, g.env.Timeouts().Store)
-	defer cancel()
-	if err := lease.Put(writing, g.env.Lab(), g.lease); err != nil {
+	if err := putLease(ctx, g.env, g.lease); err != nil {
 		return 0, err
 	}
 	return follow(ctx, g.env, "the entries of the new peer "+g.lease.Key, g.missing)
@@ -261,7 +261,7 @@ func (g *ghost) gone(ctx context.Context) (time.Duration, error) {
 // remove takes the lease from the store, and waits until no node has anything
 // of it: what comes after must not find it half gone.
 func (g *ghost) remove(ctx context.Context) error {
-	if err := lease.Delete(ctx, g.env.Lab(), g.lease.Key); err != nil {
+	if err := deleteLease(ctx, g.env, g.lease.Key); err != nil {
 		return err
 	}
 	behind, err := await(ctx, g.env, g.left)

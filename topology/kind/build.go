@@ -68,17 +68,7 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 	if _, err := docker(ctx, nil, append(create, network(b.cluster))...); err != nil {
 		return "", fmt.Errorf("make the network of the nodes: %w", err)
 	}
-	config := &v1alpha4.Cluster{
-		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: b.plan.Network.Network.String(), ServiceSubnet: b.plan.ServiceCIDR.String()},
-	}
-	for i := range b.plan.Nodes {
-		role := v1alpha4.WorkerRole
-		if b.plan.Nodes[i].Role == topology.ControlPlane {
-			role = v1alpha4.ControlPlaneRole
-		}
-		config.Nodes = append(config.Nodes, v1alpha4.Node{Role: role})
-	}
-	if err := b.createCluster(ctx, cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(image)); err != nil {
+	if err := b.createCluster(ctx, cluster.CreateWithV1Alpha4Config(clusterConfig(b.plan)), cluster.CreateWithNodeImage(image)); err != nil {
 		return "", fmt.Errorf("create the cluster %s: %w", b.cluster, explain(err))
 	}
 	// The cluster's DNS is pods that the plan does not know, on nodes that
@@ -87,6 +77,21 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%d nodes", len(b.plan.Nodes)), nil
+}
+
+// clusterConfig is what kind is asked for.
+func clusterConfig(p *topology.Plan) *v1alpha4.Cluster {
+	config := &v1alpha4.Cluster{
+		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: p.Network.Network.String(), ServiceSubnet: p.ServiceCIDR.String()},
+	}
+	for i := range p.Nodes {
+		role := v1alpha4.WorkerRole
+		if p.Nodes[i].Role == topology.ControlPlane {
+			role = v1alpha4.ControlPlaneRole
+		}
+		config.Nodes = append(config.Nodes, v1alpha4.Node{Role: role})
+	}
+	return config
 }
 
 // createCluster has kind make the cluster. Kind knows no context: when this one
@@ -159,7 +164,9 @@ func hosts(p *topology.Plan, cluster string) map[string]string {
 // master is the container of the control plane.
 func (b *builder) master() string { return b.cluster + "-" + string(topology.ControlPlane) }
 
-// agents puts the agent on every node, and waits until each is ready.
+// agents puts the agent on every node, and waits until each is ready. The pods are
+// made meanwhile: kubelet has them wired as soon as a node has its plugin and its
+// subnet.
 func (b *builder) agents(ctx context.Context) (string, error) {
 	if err := b.loadAgent(); err != nil {
 		return "", err
@@ -173,6 +180,9 @@ func (b *builder) agents(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if _, err := kubectl(ctx, b.master(), bytes.NewReader(manifest), "apply", "-f", "-"); err != nil {
+		return "", err
+	}
+	if err := b.makePods(ctx); err != nil {
 		return "", err
 	}
 	if _, err := kubectl(ctx, b.master(), nil, "-n", deploy.Namespace, "rollout", "status", "daemonset/"+deploy.DaemonSet, "--timeout="+rolloutTimeout.String()); err != nil {
@@ -228,14 +238,14 @@ func netConf(c topology.NetConf) ([]byte, error) {
 // labLabel is on the pods of the plan.
 const labLabel = "overlab.dev/lab"
 
-// pods makes the plan's pods, and waits until they run.
-func (b *builder) pods(ctx context.Context) (string, error) {
+// makePods makes the plan's pods, and waits for none.
+func (b *builder) makePods(ctx context.Context) error {
 	if len(b.plan.Pods) == 0 {
-		return "none", nil
+		return nil
 	}
 	pause, err := pauseImage(ctx, b.master())
 	if err != nil {
-		return "", err
+		return err
 	}
 	on := hosts(b.plan, b.cluster)
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "List"}}
@@ -245,10 +255,15 @@ func (b *builder) pods(ctx context.Context) (string, error) {
 	}
 	manifest, err := json.Marshal(list)
 	if err != nil {
-		return "", fmt.Errorf("write the manifest of the pods: %w", err)
+		return fmt.Errorf("write the manifest of the pods: %w", err)
 	}
-	if err := b.applyPods(ctx, manifest); err != nil {
-		return "", err
+	return b.applyPods(ctx, manifest)
+}
+
+// pods waits until the plan's pods run.
+func (b *builder) pods(ctx context.Context) (string, error) {
+	if len(b.plan.Pods) == 0 {
+		return "none", nil
 	}
 	if _, err := kubectl(ctx, b.master(), nil, "wait", "pod", "-l", labLabel+"="+b.plan.Name, "--for=condition=Ready", "--timeout="+podTimeout.String()); err != nil {
 		said, _ := kubectl(ctx, b.master(), nil, "get", "events", "--field-selector=type=Warning")

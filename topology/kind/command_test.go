@@ -35,8 +35,7 @@ spec:
 func TestCommands(t *testing.T) {
 	requireCluster(t)
 	before := footprint(t)
-	o := commandLine{state: filepath.Join(t.TempDir(), "labs")}
-	t.Cleanup(func() { o.run(t, "down", "--all") })
+	o := newCommandLine(t)
 	file := filepath.Join(t.TempDir(), "lab.yaml")
 	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
 		t.Fatal(err)
@@ -160,7 +159,7 @@ func sameState(t *testing.T, o commandLine) {
 	}
 }
 
-// footprint is what Docker and the folders of the labs have, for a comparison.
+// footprint is what Docker has, for a comparison.
 func footprint(t *testing.T) string {
 	t.Helper()
 	var out strings.Builder
@@ -178,20 +177,52 @@ func footprint(t *testing.T) string {
 		slices.Sort(lines)
 		fmt.Fprintln(&out, strings.Join(lines, "\n"))
 	}
-	for _, pattern := range []string{stateRoot + "*", os.TempDir() + "/kind*", os.TempDir() + "/overlab*", "/root/.kube/*"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			fmt.Fprintln(&out, "file", f)
-		}
-	}
 	return out.String()
 }
 
-// commandLine is overlab with a state folder of its own.
-type commandLine struct{ state string }
+// commandLine is overlab with folders of its own, for its state, for what it
+// writes for a while, and for a home.
+type commandLine struct{ home string }
+
+func newCommandLine(t *testing.T) commandLine {
+	o := commandLine{home: t.TempDir()}
+	if err := os.Mkdir(o.temp(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.run(t, "down", "--all") })
+	return o
+}
+
+func (o commandLine) temp() string { return filepath.Join(o.home, "tmp") }
+
+// command is overlab, called with arguments.
+func (o commandLine) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(os.Getenv("OVERLAB_BIN"), "overlab"), args...)
+	cache, err := os.UserCacheDir() // the node image's
+	if err != nil {
+		cache = ""
+	}
+	cmd.Env = append(os.Environ(), "OVERLAB_STATE_DIR="+filepath.Join(o.home, "labs"), "TMPDIR="+o.temp(), "HOME="+o.home, "XDG_CACHE_HOME="+cache)
+	return cmd
+}
+
+// nothingSince judges that what Docker had before is what there is, and that there
+// are no files.
+func (o commandLine) nothingSince(t *testing.T, before string) {
+	t.Helper()
+	if after := footprint(t); after != before {
+		t.Errorf("there is\n%s\nand before there was\n%s", after, before)
+	}
+	err := filepath.WalkDir(o.home, func(path string, _ os.DirEntry, err error) error {
+		if err == nil && path != o.home && path != o.temp() {
+			t.Errorf("left: %s", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
 
 type result struct {
 	code     int
@@ -200,8 +231,7 @@ type result struct {
 
 func (o commandLine) run(t *testing.T, args ...string) result {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(os.Getenv("OVERLAB_BIN"), "overlab"), args...)
-	cmd.Env = append(os.Environ(), "OVERLAB_STATE_DIR="+o.state)
+	cmd := o.command(args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); cmd.ProcessState == nil {

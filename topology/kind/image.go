@@ -58,7 +58,7 @@ func (b *builder) loadImage(ctx context.Context) (name, detail string, err error
 			return "", "", err
 		}
 		if _, err := docker(ctx, nil, "pull", "-q", image.name); err != nil {
-			return "", "", fmt.Errorf("Docker has no node image %s, and cannot pull it: %w (`overlab image node` builds one from Debian packages and Go modules)", image.name, err)
+			return "", "", fmt.Errorf("there is no node image %s in Docker, and it cannot be pulled: %w (`overlab image node` builds one from Debian packages and Go modules)", image.name, err)
 		}
 		return image.name, image.name + ", pulled", nil
 	}

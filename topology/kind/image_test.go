@@ -73,7 +73,7 @@ func TestPulled(t *testing.T) {
 		t.Fatal(err)
 	}
 	hub.Close()
-	if b, err = bring(name); err == nil || !strings.Contains(err.Error(), "Docker has no node image "+name+", and cannot pull it") {
+	if b, err = bring(name); err == nil || !strings.Contains(err.Error(), "there is no node image "+name+" in Docker, and it cannot be pulled") {
 		t.Errorf("without a registry: %v", err)
 	}
 	if err := b.state.remove(); err != nil {

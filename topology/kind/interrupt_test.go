@@ -3,7 +3,6 @@ package kind
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,8 +17,7 @@ import (
 func TestInterrupted(t *testing.T) {
 	requireCluster(t)
 	before := footprint(t)
-	o := commandLine{state: filepath.Join(t.TempDir(), "labs")}
-	t.Cleanup(func() { o.run(t, "down", "--all") })
+	o := newCommandLine(t)
 
 	cmd := o.begin(t)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
@@ -49,8 +47,7 @@ func TestInterrupted(t *testing.T) {
 // begin starts to bring a lab up, and returns when the first node runs.
 func (o commandLine) begin(t *testing.T) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(os.Getenv("OVERLAB_BIN"), "overlab"), "up", "default", "--provider=kind", "--name=kindcut")
-	cmd.Env = append(os.Environ(), "OVERLAB_STATE_DIR="+o.state)
+	cmd := o.command("up", "default", "--provider=kind", "--name=kindcut")
 	// A group of its own: the signal is to reach overlab alone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -65,16 +62,6 @@ func (o commandLine) begin(t *testing.T) *exec.Cmd {
 			return cmd
 		}
 		time.Sleep(agentPoll)
-	}
-}
-
-func (o commandLine) nothingSince(t *testing.T, before string) {
-	t.Helper()
-	if after := footprint(t); after != before {
-		t.Errorf("there is\n%s\nand before there was\n%s", after, before)
-	}
-	if left, err := filepath.Glob(o.state + "*"); err != nil || len(left) > 0 {
-		t.Errorf("left: %v (%v)", left, err)
 	}
 }
 
@@ -102,6 +89,9 @@ func TestHolder(t *testing.T) {
 func healed(t *testing.T, lab *Lab) {
 	const node = "node-1"
 	host, killed := lab.on[node], "overlab-1-1" // process 1 began earlier than that, or later
+	if _, err := lab.HoldAgent(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
 	for key, value := range map[string]string{noAgent: killed, cordonedBy: killed} {
 		if err := label(t.Context(), lab.master(), host, key, value); err != nil {
 			t.Fatal(err)
