@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/overlab/overlab/topology"
@@ -40,8 +40,8 @@ func cluster(lab topology.Lab) (topology.Cluster, bool) {
 	return c, ok && lab.Plan().Store.Type == "kubernetes"
 }
 
-// listNodes reads the leases of a cluster. A node without an agent is none.
-func listNodes(ctx context.Context, c topology.Cluster) ([]Lease, error) {
+// listNodes reads the nodes of a cluster that have an agent: each is a lease.
+func listNodes(ctx context.Context, c topology.Cluster) ([]node, error) {
 	out, err := c.Kubectl(ctx, nil, "get", "nodes", "-o", "json")
 	if err != nil {
 		return nil, fmt.Errorf("read leases: %w", err)
@@ -50,21 +50,9 @@ func listNodes(ctx context.Context, c topology.Cluster) ([]Lease, error) {
 	if err := json.Unmarshal(out, &list); err != nil {
 		return nil, fmt.Errorf("read leases: the nodes of the cluster: %w", err)
 	}
-	var leases []Lease
-	var errs []error
-	for i := range list.Items {
-		n := &list.Items[i]
-		if n.Metadata.Annotations[annotation+"kube-subnet-manager"] != "true" {
-			continue
-		}
-		l, err := n.lease()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("node %s: %w", n.Metadata.Name, err))
-			continue
-		}
-		leases = append(leases, l)
-	}
-	return leases, errors.Join(errs...)
+	return slices.DeleteFunc(list.Items, func(n node) bool {
+		return n.Metadata.Annotations[annotation+"kube-subnet-manager"] != "true"
+	}), nil
 }
 
 // lease reads a node's annotations.

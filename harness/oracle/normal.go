@@ -37,7 +37,7 @@ type SpaceState struct {
 // Normal returns the state of a reading.
 func Normal(p *topology.Plan, r *Reading, names []string) *State {
 	c := newCluster(p, r.Leases, r.States)
-	wanted, called := c.want(), c.callings()
+	wanted, called, keys := c.want(), c.callings(), c.keyNames()
 	s := &State{APIVersion: topology.APIVersion, Lab: p.Name, Unread: r.Unread}
 	for _, name := range c.inOrder(names) {
 		out := SpaceState{Name: name, Entries: []string{}}
@@ -52,7 +52,10 @@ func Normal(p *topology.Plan, r *Reading, names []string) *State {
 			case !c.owned(name, h):
 				continue
 			}
-			out.Entries = append(out.Entries, h.Kind.Tool()+": "+rename(h.String(), links, called))
+			if h.Kind == KindXFRMState { // of which agents choose these, each time anew
+				h = h.without("spi").without("key")
+			}
+			out.Entries = append(out.Entries, h.Kind.Tool()+": "+rename(keys.Replace(h.String()), links, called))
 		}
 		slices.Sort(out.Entries)
 		s.Spaces = append(s.Spaces, out)
@@ -121,6 +124,20 @@ func (c *cluster) callings() map[string]string {
 	return out
 }
 
+// keyNames calls the nodes' WireGuard keys by whose they are.
+func (c *cluster) keyNames() *strings.Replacer {
+	var out []string
+	for i := range c.plan.Nodes {
+		n := &c.plan.Nodes[i]
+		for _, o := range c.families() {
+			if key := c.leaseOf(o, n).PublicKey; key != "" {
+				out = append(out, key, "{"+n.Name+" key}")
+			}
+		}
+	}
+	return strings.NewReplacer(out...)
+}
+
 // linkNames maps the names of a node's underlay interfaces to what they are
 // called. A pod's are the same everywhere.
 func (c *cluster) linkNames(space string) map[string]string {
@@ -152,6 +169,9 @@ func rename(line string, links, called map[string]string) string {
 			if name, ok := names[word]; ok {
 				return name + length
 			}
+		}
+		if at, err := netip.ParseAddrPort(word); err == nil && called[at.Addr().String()] != "" {
+			return fmt.Sprintf("%s:%d", called[at.Addr().String()], at.Port())
 		}
 		if whose, link, ok := strings.Cut(word, ":"); ok && called[link] != "" {
 			return whose + ":" + called[link]

@@ -14,6 +14,10 @@ import (
 // namespace sees them: each path and what the file holds, up to 1 MiB. A folder
 // that is not there has none.
 func (s *Session) Files(ctx context.Context, folder string) (map[string]string, error) {
+	return ask(ctx, s, kindFiles, folder, func() (map[string]string, error) { return s.files(ctx, folder) })
+}
+
+func (s *Session) files(ctx context.Context, folder string) (map[string]string, error) {
 	out := map[string]string{}
 	err := s.local.Do(func() error {
 		return filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
@@ -43,9 +47,19 @@ func (s *Session) Files(ctx context.Context, folder string) (map[string]string, 
 	return out, nil
 }
 
+// file is what WriteFile writes.
+type file struct {
+	Path string `json:"path"`
+	Data []byte `json:"data"`
+}
+
 // WriteFile writes a small file as the namespace sees it, and makes its folder.
 // The file takes the place of the one that was there in one step.
 func (s *Session) WriteFile(ctx context.Context, path string, data []byte) error {
+	return tell(ctx, s, kindWriteFile, file{path, data}, func() error { return s.writeFile(ctx, path, data) })
+}
+
+func (s *Session) writeFile(ctx context.Context, path string, data []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -67,6 +81,10 @@ func (s *Session) WriteFile(ctx context.Context, path string, data []byte) error
 
 // RemoveAll removes a file or folder; that there is none is no error.
 func (s *Session) RemoveAll(ctx context.Context, path string) error {
+	return tell(ctx, s, kindRemoveAll, path, func() error { return s.removeAll(ctx, path) })
+}
+
+func (s *Session) removeAll(ctx context.Context, path string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

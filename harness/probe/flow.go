@@ -136,6 +136,26 @@ type sending struct {
 	err         error
 }
 
+// A FlowLog is a Flow datagram by datagram, from which its report is derived.
+type FlowLog struct {
+	ID    uuid.UUID `json:"id"`
+	Began time.Time `json:"began"`
+	// Sent are the datagrams in the order of their numbers, Arrived the numbers
+	// of those that came, in the order in which they did.
+	Sent    []SentDatagram `json:"sent"`
+	Arrived []uint64       `json:"arrived"`
+	// Overflowed counts what the receiving socket had no room for.
+	Overflowed int `json:"overflowed,omitempty"`
+}
+
+// SentDatagram is one that was handed to the kernel, in nanoseconds since the
+// flow began: from when, until when, and what the kernel said if it refused it.
+type SentDatagram struct {
+	From    time.Duration `json:"f"`
+	Until   time.Duration `json:"u"`
+	Failure string        `json:"e,omitempty"`
+}
+
 // StartFlow begins to send datagrams to another session, and goes on until
 // the stream is stopped or ctx ends.
 func (s *Session) StartFlow(ctx context.Context, to *Session, f Flow) (*Stream, error) {
@@ -215,7 +235,7 @@ func (st *Stream) Reach(ctx context.Context, total int) error {
 
 // Stop ends the sending, waits for what is still on its way, and tells what
 // became of each datagram. A second Stop is an error.
-func (st *Stream) Stop(ctx context.Context) (*FlowReport, error) {
+func (st *Stream) Stop(ctx context.Context) (*FlowLog, error) {
 	st.cancel()
 	<-st.done
 	waiting, cancel := context.WithTimeout(ctx, st.flow.Wait)
@@ -227,17 +247,33 @@ func (st *Stream) Stop(ctx context.Context) (*FlowReport, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("flow from %s: %w", st.from, context.Cause(ctx))
 	}
-	return account(st.flow.ID, st.sent, got), nil
+	return st.log(got), nil
 }
 
-// account compares what was sent with what came.
-func account(id uuid.UUID, sent []sending, got arrivals) *FlowReport {
-	r := &FlowReport{ID: id, Sent: len(sent), Overflowed: got.overflowed}
-	seen := make([]bool, len(sent))
+// log is what was sent, and what came.
+func (st *Stream) log(got arrivals) *FlowLog {
+	l := &FlowLog{ID: st.flow.ID, Arrived: got.numbers, Overflowed: got.overflowed}
+	for i, x := range st.sent {
+		if i == 0 {
+			l.Began = x.from.Round(0) // of the wall clock alone, as it is read back
+		}
+		d := SentDatagram{From: x.from.Sub(st.sent[0].from), Until: x.until.Sub(st.sent[0].from)}
+		if x.err != nil {
+			d.Failure = bare(x.err)
+		}
+		l.Sent = append(l.Sent, d)
+	}
+	return l
+}
+
+// Report compares what was sent with what came.
+func (l *FlowLog) Report() *FlowReport {
+	r := &FlowReport{ID: l.ID, Sent: len(l.Sent), Overflowed: l.Overflowed}
+	seen := make([]bool, len(l.Sent))
 	highest := -1
-	for _, n := range got.numbers {
+	for _, n := range l.Arrived {
 		switch {
-		case n >= uint64(len(sent)): // none of ours
+		case n >= uint64(len(l.Sent)): // none of ours
 		case seen[n]:
 			r.Duplicated++
 		default:
@@ -249,21 +285,16 @@ func account(id uuid.UUID, sent []sending, got arrivals) *FlowReport {
 			highest = max(highest, int(n))
 		}
 	}
-	for n, x := range sent {
+	for n, x := range l.Sent {
 		if n > 0 {
-			r.LongestPause = max(r.LongestPause, x.from.Sub(sent[n-1].from))
+			r.LongestPause = max(r.LongestPause, x.From-l.Sent[n-1].From)
 		}
-		if seen[n] {
-			continue
+		if !seen[n] {
+			r.Lost = append(r.Lost, LostDatagram{Number: n, From: l.Began.Add(x.From), Until: l.Began.Add(x.Until), Failure: x.Failure})
 		}
-		lost := LostDatagram{Number: n, From: x.from, Until: x.until}
-		if x.err != nil {
-			lost.Failure = bare(x.err)
-		}
-		r.Lost = append(r.Lost, lost)
 	}
-	if len(sent) > 0 {
-		r.Began, r.Ended = sent[0].from, sent[len(sent)-1].until
+	if len(l.Sent) > 0 {
+		r.Began, r.Ended = l.Began, l.Began.Add(l.Sent[len(l.Sent)-1].Until)
 	}
 	return r
 }

@@ -17,8 +17,9 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; keys of kernel parameters and their values; a name and a WireGuard;
-// Changes, a Burst or frames, and nothing.
+// bytes; keys of kernel parameters and their values; a name and a WireGuard; a
+// folder and its files; Changes, a Burst, frames, a file, a path, a service or a
+// bridge, and nothing.
 const (
 	kindPing      = "ping"
 	kindEcho      = "echo"
@@ -30,6 +31,13 @@ const (
 	kindChange    = "change"
 	kindBurst     = "burst"
 	kindInject    = "inject"
+
+	kindFiles        = "files"
+	kindWriteFile    = "write-file"
+	kindRemoveAll    = "remove-all"
+	kindService      = "service"
+	kindUnservice    = "unservice"
+	kindDeleteBridge = "delete-bridge"
 )
 
 // Attach makes a session that a peer answers. What needs the namespace itself
@@ -51,6 +59,12 @@ func (e elsewhere) Dial(context.Context, string, string) (net.Conn, error) {
 // by several goroutines. It is called before the session is used.
 func (s *Session) Listen(heard func(ctx context.Context, kind string, request, answer any, err error)) {
 	s.heard = heard
+}
+
+// tell has a request answered that asks for nothing.
+func tell[Q any](ctx context.Context, s *Session, kind string, request Q, here func() error) error {
+	_, err := ask(ctx, s, kind, request, func() (struct{}, error) { return struct{}{}, here() })
+	return err
 }
 
 // ask has a request answered: by the peer where there is one, else here.

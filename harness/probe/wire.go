@@ -60,6 +60,24 @@ func handlers() map[string]func(context.Context, *Session, json.RawMessage) (any
 		kindInject: handler(func(ctx context.Context, s *Session, i injection) (struct{}, error) {
 			return struct{}{}, s.Inject(ctx, i.Interface, i.Frames...)
 		}),
+		kindFiles: handler(func(ctx context.Context, s *Session, folder string) (map[string]string, error) {
+			return s.Files(ctx, folder)
+		}),
+		kindWriteFile: handler(func(ctx context.Context, s *Session, f file) (struct{}, error) {
+			return struct{}{}, s.WriteFile(ctx, f.Path, f.Data)
+		}),
+		kindRemoveAll: handler(func(ctx context.Context, s *Session, path string) (struct{}, error) {
+			return struct{}{}, s.RemoveAll(ctx, path)
+		}),
+		kindService: handler(func(ctx context.Context, s *Session, v service) (struct{}, error) {
+			return struct{}{}, s.Service(ctx, v.Address, v.Pod)
+		}),
+		kindUnservice: handler(func(ctx context.Context, s *Session, _ struct{}) (struct{}, error) {
+			return struct{}{}, s.Unservice(ctx)
+		}),
+		kindDeleteBridge: handler(func(ctx context.Context, s *Session, name string) (struct{}, error) {
+			return struct{}{}, s.DeleteBridge(ctx, name)
+		}),
 	}
 }
 
