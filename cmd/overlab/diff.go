@@ -103,7 +103,7 @@ func (s *sessions) Session(ctx context.Context, name string) (*probe.Session, er
 	if err != nil {
 		return nil, err
 	}
-	session, err := probe.Open(ctx, ns)
+	session, err := probe.Enter(ctx, ns)
 	if err != nil {
 		return nil, err
 	}

@@ -265,7 +265,7 @@ func (l *looker) ports(ctx context.Context) {
 	if err != nil {
 		return // of providers whose network is not theirs to look at
 	}
-	s, err := probe.Open(ctx, ns)
+	s, err := probe.Enter(ctx, ns)
 	if err != nil {
 		l.unread("the underlay: %v", err)
 		return

@@ -17,7 +17,7 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; keys of kernel parameters and their values;
+// bytes; keys of kernel parameters and their values; a Knock and a Pong;
 // Changes, a Burst or frames, and nothing.
 const (
 	kindPing     = "ping"
@@ -29,7 +29,12 @@ const (
 	kindChange   = "change"
 	kindBurst    = "burst"
 	kindInject   = "inject"
+	kindKnock    = "knock"
 )
+
+// Peer is who answers the session's requests in its place, nil where the
+// session measures in this process.
+func (s *Session) Peer() Peer { return s.peer }
 
 // Attach makes a session that a peer answers. What needs the namespace itself
 // (streams, monitors, further echo servers) is refused with ErrNotLocal.

@@ -5,10 +5,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/internal/labtest"
@@ -31,7 +36,7 @@ func far(ns topology.Namespace) topology.Namespace {
 		if err != nil {
 			return 1, nil
 		}
-		if err := errors.Join(probe.Serve(ctx, s, p.Stdin, p.Stdout), s.Close()); err != nil {
+		if err := errors.Join(probe.Serve(ctx, s, p.Stdin, p.Stdout, nil), s.Close()); err != nil {
 			return 1, nil
 		}
 		return 0, nil
@@ -78,6 +83,7 @@ func TestTransports(t *testing.T) {
 			pod, peer, node := open("master-pod-1"), open("node-1-pod-1"), open("master")
 			testMeasurements(t, pod, peer)
 			testKernel(t, pod, node)
+			testServers(t, pod, node)
 			testSending(t, pod)
 			testCancel(t, pod)
 		})
@@ -194,6 +200,43 @@ func testSending(t *testing.T, pod *probe.Session) {
 	}
 }
 
+// testServers: an echo server at a port is there until it is closed, errors that
+// are told apart stay so, and a firewall tells what drops.
+func testServers(t *testing.T, pod, node *probe.Session) {
+	for _, transport := range []probe.Transport{probe.UDP, probe.TCP} {
+		server, err := pod.ServeEcho(transport, 7007)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pod.ServeEcho(transport, 7007); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("a second server over %s: %v", transport, err)
+		}
+		ask := probe.Echo{Transport: transport, Server: netip.AddrPortFrom(masterPod, 7007), Tries: 1}
+		if reply, err := node.Echo(t.Context(), ask); err != nil || reply.Failure != "" {
+			t.Errorf("over %s: %s (%v)", transport, &reply, err)
+		}
+		if err := errors.Join(server.Close(), server.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+		if reply, err := node.Echo(t.Context(), ask); err != nil || reply.Failure == "" {
+			t.Errorf("over %s, after its end: %s (%v)", transport, &reply, err)
+		}
+	}
+	if _, err := node.ReadFile(t.Context(), "/nosuch"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if list, err := node.Obstacles(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("obstacles %v (%v)", list, err)
+	}
+	knock := probe.Knock{Protocol: "tcp", Dst: masterPod, Port: 7007, ID: uuid.New()}
+	if pong, err := node.Knock(t.Context(), knock); err != nil || !pong.Answered() {
+		t.Errorf("a knock at a closed port: %s (%v)", &pong, err)
+	}
+	if ahead, within, err := node.Clock(t.Context()); err != nil || ahead.Abs() > within+time.Second {
+		t.Errorf("a clock of this machine is ahead by %v, within %v (%v)", ahead, within, err)
+	}
+}
+
 func testCancel(t *testing.T, s *probe.Session) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -220,9 +263,8 @@ func TestRemoteRefuses(t *testing.T) {
 	}
 	_, flow := s.StartFlow(t.Context(), s, probe.Flow{To: localCNI})
 	_, monitor := s.Monitor()
-	_, server := s.ServeEcho(probe.UDP, 9)
 	_, ids := s.NamespaceIDs(t.Context(), []*probe.Session{s})
-	for what, err := range map[string]error{"a flow": flow, "a monitor": monitor, "an echo server": server, "namespace ids": ids} {
+	for what, err := range map[string]error{"a flow": flow, "a monitor": monitor, "namespace ids": ids} {
 		if !errors.Is(err, probe.ErrNotLocal) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -306,7 +348,7 @@ func TestServeRefuses(t *testing.T) {
 	s := open(t, lab, "master")
 	var out strings.Builder
 	in := strings.NewReader(`{"id":1,"kind":"dance"}` + "\n" + `{"id":2,"kind":"ping","request":7}` + "\n" + `{"id":3,"kind":"hello","request":{}}` + "\nnonsense\n")
-	err := probe.Serve(t.Context(), s, in, &out)
+	err := probe.Serve(t.Context(), s, in, &out, nil)
 	if err == nil || !strings.Contains(err.Error(), "read a call") {
 		t.Error(err)
 	}

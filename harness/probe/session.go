@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,11 +34,19 @@ type Session struct {
 	state  *dumper
 	echo   *echoes
 	flows  *flows
+	// served are the echo servers that the session's other end has asked for.
+	served servers
 	// space is the network namespace itself, for whom others ask about it.
 	space *os.File
 	// peer, where there is one, answers in the place of all of these.
 	peer  Peer
 	heard func(ctx context.Context, kind string, request, answer any, err error)
+	// clock is what Clock has found.
+	clock struct {
+		sync.Mutex
+		known         bool
+		ahead, within time.Duration
+	}
 }
 
 // Open opens a session. The error wraps ErrNotLocal where the namespace

@@ -65,6 +65,8 @@ func verdict(findings []Finding, err error) (Verdict, string) {
 		return Fail, ""
 	case errors.As(err, &v):
 		return v.verdict, err.Error()
+	case errors.Is(err, probe.ErrNotLocal):
+		return NotApplicable, "it must enter the namespaces from this process: " + err.Error()
 	case err != nil:
 		return Inconclusive, err.Error()
 	}
