@@ -46,6 +46,9 @@ type CNI struct {
 	// Conflist is the configuration list whose plugins wire pods in place of
 	// the bundled one, nil for that one. ConflistOn has it as on a node.
 	Conflist map[string]any `json:"conflist,omitempty"`
+	// Foreign is the name of the network that wires the pods of a cluster that was
+	// there before, where it is not as flannel does: nothing of how is known.
+	Foreign string `json:"foreign,omitempty"`
 	// PluginDirs are the folders of those plugins, absolute.
 	PluginDirs []string `json:"pluginDirs,omitempty"`
 }

@@ -38,7 +38,7 @@ usage is broken.`,
   overlab diff -o json`,
 		ValidArgsFunction: c.completeAllSpaces(&name),
 	}
-	c.nameFlag(cmd, &name)
+	c.labFlags(cmd, &name)
 	cmd.Flags().BoolVar(&mend, "mend", false, "show, for each difference, a command that makes it right")
 	output := outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -73,6 +73,9 @@ func (c command) inside(ctx context.Context, lab topology.Joiner, argv []string)
 }
 
 func (c command) runDiff(ctx context.Context, lab topology.Lab, spaces []string, mend bool, output *format) error {
+	if err := foreign(lab.Plan()); err != nil {
+		return err
+	}
 	open := &sessions{lab: lab}
 	d, err := oracle.Differ(ctx, lab, open, spaces...)
 	if err = errors.Join(err, open.close()); err != nil {

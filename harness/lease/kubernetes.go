@@ -40,12 +40,29 @@ func cluster(lab topology.Lab) (topology.Cluster, bool) {
 	return c, ok && lab.Plan().Store.Type == "kubernetes"
 }
 
-// listNodes reads the leases of a cluster. A node without an agent is none.
-func listNodes(ctx context.Context, c topology.Cluster) ([]Lease, error) {
-	out, err := c.Kubectl(ctx, nil, "get", "nodes", "-o", "json")
-	if err != nil {
-		return nil, fmt.Errorf("read leases: %w", err)
+// nodeLister is a lab whose leases can be read and not written.
+type nodeLister interface {
+	// Nodes returns a NodeList of the Kubernetes API in JSON.
+	Nodes(ctx context.Context) ([]byte, error)
+}
+
+// nodesOf asks for the nodes of a lab that has its leases in the Kubernetes API;
+// false is one that has not.
+func nodesOf(ctx context.Context, lab topology.Lab) (out []byte, there bool, err error) {
+	if c, ok := cluster(lab); ok {
+		out, err = c.Kubectl(ctx, nil, "get", "nodes", "-o", "json")
+		return out, true, err
 	}
+	if l, ok := lab.(nodeLister); ok && lab.Plan().Store.Type == "kubernetes" {
+		out, err = l.Nodes(ctx)
+		return out, true, err
+	}
+	return nil, false, nil
+}
+
+// leasesOf reads the leases of a cluster's nodes. A node without an agent is
+// none.
+func leasesOf(out []byte) ([]Lease, error) {
 	var list struct{ Items []node }
 	if err := json.Unmarshal(out, &list); err != nil {
 		return nil, fmt.Errorf("read leases: the nodes of the cluster: %w", err)

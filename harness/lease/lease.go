@@ -62,8 +62,11 @@ func (m *Malformed) Unwrap() error { return m.Err }
 // that holds it. The error joins one Malformed for each entry that is no lease,
 // and the other leases are returned even so.
 func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
-	if c, ok := cluster(lab); ok {
-		return listNodes(ctx, c)
+	if nodes, there, err := nodesOf(ctx, lab); there {
+		if err != nil {
+			return nil, fmt.Errorf("read leases: %w", err)
+		}
+		return leasesOf(nodes)
 	}
 	plan := lab.Plan()
 	if plan.Store.Type != "etcd" {

@@ -14,6 +14,10 @@ import (
 // namespace sees them: each path and what the file holds, up to 1 MiB. A folder
 // that is not there has none.
 func (s *Session) Files(ctx context.Context, folder string) (map[string]string, error) {
+	return ask(ctx, s, kindFiles, folder, func() (map[string]string, error) { return s.files(ctx, folder) })
+}
+
+func (s *Session) files(ctx context.Context, folder string) (map[string]string, error) {
 	out := map[string]string{}
 	err := s.local.Do(func() error {
 		return filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {

@@ -17,7 +17,7 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; keys of kernel parameters and their values; a Knock and a Pong;
+// bytes; a folder's path and texts by path; keys of kernel parameters and their values; a Knock and a Pong;
 // Changes, a Burst or frames, and nothing.
 const (
 	kindPing     = "ping"
@@ -25,6 +25,7 @@ const (
 	kindEchoPort = "echo-port"
 	kindState    = "state"
 	kindReadFile = "read-file"
+	kindFiles    = "files"
 	kindSysctls  = "sysctls"
 	kindChange   = "change"
 	kindBurst    = "burst"

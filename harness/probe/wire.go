@@ -69,6 +69,9 @@ func handlers() map[string]Handler {
 		kindReadFile: handler(func(ctx context.Context, s *Session, path string) ([]byte, error) {
 			return s.ReadFile(ctx, path)
 		}),
+		kindFiles: handler(func(ctx context.Context, s *Session, folder string) (map[string]string, error) {
+			return s.Files(ctx, folder)
+		}),
 		kindSysctls: handler(func(ctx context.Context, s *Session, keys []string) (map[string]string, error) {
 			return s.Sysctls(ctx, keys...)
 		}),

@@ -67,6 +67,8 @@ const (
 	// NoKubeProxy: no kube-proxy filters what is forwarded (it drops what
 	// connection tracking takes for invalid) and masquerades what bears 0x4000.
 	NoKubeProxy Feature = "node without kube-proxy"
+	// Bridge: pods are wired as flannel's plugin wires them.
+	Bridge Feature = "pod network whose pods are on a bridge cni0"
 	// Leases: the leases are where the harness can read and write them.
 	Leases Feature = "store of leases"
 )
@@ -140,7 +142,8 @@ func Features(p *topology.Plan) []Feature {
 		{InKernel, b.Type == "vxlan" || b.Type == "host-gw"},
 		{Masquerade, slices.ContainsFunc(p.Nodes, func(n topology.Node) bool { return n.Agent.IPMasq && !n.Agent.ByHand })},
 		{EtcdStore, p.Store.Type == "etcd"},
-		{NoKubeProxy, p.Store.Type != "kubernetes"},
+		{NoKubeProxy, p.Store.Type != "kubernetes" && p.Provider != "kubernetes"},
+		{Bridge, p.CNI.Foreign == ""},
 		{Leases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes"},
 	} {
 		if f.there {

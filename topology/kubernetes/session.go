@@ -1,0 +1,231 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/overlab/overlab/topology"
+)
+
+// How long parts of a session may take, on a slow cluster.
+const (
+	readyTimeout  = 3 * time.Minute
+	removeTimeout = 2 * time.Minute
+	readyPoll     = 200 * time.Millisecond
+)
+
+// session is what is ours in a cluster: one namespace.
+type session struct {
+	api       kubernetes.Interface
+	namespace string
+	purpose   string
+	owner     string
+	// stop ends the renewing, and renewed is closed when it has ended.
+	stop    context.CancelFunc
+	renewed chan struct{}
+}
+
+// begin makes a session with probes on all nodes and the plan's pods. What it
+// has made goes again when it fails.
+func begin(ctx context.Context, api kubernetes.Interface, d *Discovery, plan *topology.Plan, image, purpose string) (*session, error) {
+	s := &session{api: api, purpose: purpose, owner: owner()}
+	ns, err := api.CoreV1().Namespaces().Create(ctx, namespaceObject(purpose, s.owner), metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("make a namespace for the probes: %w", err)
+	}
+	s.namespace = ns.Name
+	o := &objects{namespace: ns.Name, image: image, network: d.Network}
+	if err := s.populate(ctx, o, plan); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the probes in namespace %s: %w", ns.Name, err), s.remove(ctx))
+	}
+	s.renew(ctx)
+	return s, nil
+}
+
+// populate makes the session's parts. The lease is the first of them: whoever
+// keeps watch must find it.
+func (s *session) populate(ctx context.Context, o *objects, plan *topology.Plan) error {
+	api, opts := s.api, metav1.CreateOptions{}
+	account, role, binding := o.account()
+	for _, create := range []func() error{
+		func() error {
+			_, err := api.CoordinationV1().Leases(s.namespace).Create(ctx, o.lease(s.owner, s.seconds()), opts)
+			return err
+		},
+		func() error {
+			_, err := api.CoreV1().ServiceAccounts(s.namespace).Create(ctx, account, opts)
+			return err
+		},
+		func() error { _, err := api.RbacV1().Roles(s.namespace).Create(ctx, role, opts); return err },
+		func() error { _, err := api.RbacV1().RoleBindings(s.namespace).Create(ctx, binding, opts); return err },
+		func() error { _, err := api.AppsV1().DaemonSets(s.namespace).Create(ctx, o.probes(), opts); return err },
+	} {
+		if err := create(); err != nil {
+			return err
+		}
+	}
+	for i := range plan.Pods {
+		if err := s.createPod(ctx, o.testPod(&plan.Pods[i])); err != nil {
+			return err
+		}
+	}
+	return s.awaitPods(ctx, plan)
+}
+
+// createPod waits for the account that each new namespace gets for its pods.
+func (s *session) createPod(ctx context.Context, pod *corev1.Pod) error {
+	waiting, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		_, err := s.api.CoreV1().Pods(s.namespace).Create(waiting, pod, metav1.CreateOptions{})
+		if err == nil || !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "serviceaccount") || pause(waiting, readyPoll) != nil {
+			return err
+		}
+	}
+}
+
+// pods returns the session's pods: those of nodes by the nodes' names, the
+// others by their own.
+func (s *session) pods(ctx context.Context) (map[string]*corev1.Pod, error) {
+	list, err := s.api.CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list the probes: %w", err)
+	}
+	out := map[string]*corev1.Pod{}
+	for i := range list.Items {
+		p := &list.Items[i]
+		switch {
+		case p.DeletionTimestamp != nil:
+		case p.Labels[partLabel] == partNode:
+			out[p.Spec.NodeName] = p
+		default:
+			out[p.Name] = p
+		}
+	}
+	return out, nil
+}
+
+// awaitPods waits until every node and pod of the plan has a probe that is
+// ready.
+func (s *session) awaitPods(ctx context.Context, plan *topology.Plan) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("not within %v", readyTimeout))
+	defer cancel()
+	names := make([]string, 0, len(plan.Nodes)+len(plan.Pods))
+	for i := range plan.Nodes {
+		names = append(names, plan.Nodes[i].Name)
+	}
+	for i := range plan.Pods {
+		names = append(names, plan.Pods[i].Name)
+	}
+	for {
+		pods, err := s.pods(ctx)
+		if err != nil {
+			return err
+		}
+		var missing []string
+		for _, name := range names {
+			why, hopeless := unready(pods[name])
+			switch {
+			case hopeless:
+				return fmt.Errorf("the probe of %s does not run: %s", name, why)
+			case why != "":
+				missing = append(missing, name+": "+why)
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		if pause(ctx, readyPoll) != nil {
+			return fmt.Errorf("the probes are not ready, %w: %s", context.Cause(ctx), strings.Join(missing, "; "))
+		}
+	}
+}
+
+// unready says why a pod is not ready, and whether waiting is of no use.
+func unready(p *corev1.Pod) (why string, hopeless bool) {
+	if p == nil {
+		return "it has no pod", false
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil {
+			switch w.Reason {
+			case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull":
+				return fmt.Sprintf("node %s cannot get the image %s: %s (`overlab image agent` makes an archive of it to load onto the nodes; --probe-image names another)", p.Spec.NodeName, c.Image, w.Message), true
+			case "CrashLoopBackOff", "CreateContainerConfigError", "RunContainerError", "CreateContainerError":
+				return fmt.Sprintf("%s: %s (the image %s must have overlab in its PATH)", w.Reason, w.Message, c.Image), true
+			}
+			return w.Reason, false
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return "", false
+		}
+	}
+	return "it is " + strings.ToLower(string(p.Status.Phase)), p.Status.Phase == corev1.PodFailed
+}
+
+// remove deletes the session, and returns when nothing is left of it. It goes on
+// when ctx has ended: that is when it is wanted.
+func (s *session) remove(ctx context.Context) error {
+	s.release()
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), removeTimeout, fmt.Errorf("not gone after %v", removeTimeout))
+	defer cancel()
+	if err := removeNamespace(ctx, s.api, s.namespace); err != nil {
+		return fmt.Errorf("remove the probes' namespace %s: %w (`overlab down --provider kubernetes` tries again)", s.namespace, err)
+	}
+	return nil
+}
+
+// removeNamespace deletes a namespace and waits for its end.
+func removeNamespace(ctx context.Context, api kubernetes.Interface, name string) error {
+	err := api.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{})
+	for err == nil || apierrors.IsConflict(err) { // it is ending already
+		if _, err = api.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err == nil && pause(ctx, readyPoll) != nil {
+			return context.Cause(ctx)
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// release leaves the session as it is; nobody renews it any more.
+func (s *session) release() {
+	if s.stop != nil {
+		s.stop()
+		<-s.renewed
+	}
+}
+
+// owner says who runs this command, for others to read.
+func owner() string {
+	name, host := "somebody", "somewhere"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		host = h
+	}
+	return fmt.Sprintf("%s@%s, process %d", name, host, os.Getpid())
+}
+
+// pause waits; its error is ctx's.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+	return ctx.Err()
+}
