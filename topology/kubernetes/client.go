@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -24,8 +23,7 @@ type Access struct {
 
 // client speaks with one cluster's API.
 type client struct {
-	kubernetes.Interface
-	config  *rest.Config
+	*api
 	context string
 }
 
@@ -48,13 +46,11 @@ func (a Access) connect() (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster: %w", err)
 	}
-	// Each session asks for itself, and a suite opens dozens at once.
-	config.QPS, config.Burst = 50, 200
-	set, err := kubernetes.NewForConfig(config)
+	made, err := newAPI(config)
 	if err != nil {
-		return nil, fmt.Errorf("reach the cluster %s: %w", name, err)
+		return nil, err
 	}
-	return &client{Interface: set, config: config, context: name}, nil
+	return &client{api: made, context: name}, nil
 }
 
 // Contexts are the names of the kubeconfig's contexts, none where it cannot be

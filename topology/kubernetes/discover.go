@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -48,16 +46,17 @@ type Machine struct {
 }
 
 // discover asks the API.
-func discover(ctx context.Context, api kubernetes.Interface) (*Discovery, error) {
-	list, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
+func discover(ctx context.Context, a *api) (*Discovery, error) {
+	var list corev1.NodeList
+	if err := a.list(ctx, nodeResource(), "", "", &list); err != nil {
 		return nil, fmt.Errorf("list the cluster's nodes: %w", err)
 	}
 	d := new(Discovery)
-	if v, err := api.Discovery().ServerVersion(); err == nil {
-		d.Version = v.GitVersion
+	var err error
+	if d.Version, err = a.version(ctx); err != nil {
+		d.Version = "of unknown version" // it is told, and nothing rests on it
 	}
-	if d.Network, err = network(ctx, api, list.Items); err != nil {
+	if d.Network, err = network(ctx, a, list.Items); err != nil {
 		return nil, err
 	}
 	for i := range list.Items {

@@ -7,9 +7,9 @@ import (
 	"log/slog"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -54,15 +54,13 @@ func (s *session) renew(ctx context.Context) {
 }
 
 func (s *session) renewOnce(ctx context.Context) error {
-	leases := s.api.CoordinationV1().Leases(s.namespace)
-	l, err := leases.Get(ctx, sessionName, metav1.GetOptions{})
-	if err != nil {
+	l := new(coordinationv1.Lease)
+	if err := s.api.get(ctx, leaseResource(), s.namespace, sessionName, l); err != nil {
 		return err
 	}
 	now := metav1.NowMicro()
 	l.Spec.RenewTime = &now
-	_, err = leases.Update(ctx, l, metav1.UpdateOptions{})
-	return err
+	return s.api.update(ctx, leaseResource(), s.namespace, sessionName, l)
 }
 
 // Keep watches over a session from one of its own pods until ctx ends: it
@@ -74,18 +72,19 @@ func Keep(ctx context.Context, namespace, lease string) error {
 	if err != nil {
 		return fmt.Errorf("keep watch over %s: %w", namespace, err)
 	}
-	api, err := kubernetes.NewForConfig(config)
+	a, err := newAPI(config)
 	if err != nil {
 		return fmt.Errorf("keep watch over %s: %w", namespace, err)
 	}
-	return keep(ctx, api, namespace, lease, watchEvery)
+	return keep(ctx, a, namespace, lease, watchEvery)
 }
 
-func keep(ctx context.Context, api kubernetes.Interface, namespace, lease string, every time.Duration) error {
+func keep(ctx context.Context, a *api, namespace, lease string, every time.Duration) error {
 	var seen string
 	since := time.Now()
 	for {
-		l, err := api.CoordinationV1().Leases(namespace).Get(ctx, lease, metav1.GetOptions{})
+		l := new(coordinationv1.Lease)
+		err := a.get(ctx, leaseResource(), namespace, lease, l)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -95,7 +94,7 @@ func keep(ctx context.Context, api kubernetes.Interface, namespace, lease string
 			seen, since = l.ResourceVersion+l.Spec.RenewTime.String(), time.Now()
 		case err == nil && time.Since(since) > time.Duration(*l.Spec.LeaseDurationSeconds)*time.Second:
 			slog.Info("nobody has renewed the session: it goes", "namespace", namespace, "for", time.Since(since).Round(time.Second))
-			if err = api.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{}); apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			if err = a.remove(ctx, namespaceResource(), "", namespace); apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 				err = nil
 			}
 		}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -49,7 +48,7 @@ func (p *Provider) Check(ctx context.Context, _ *topology.Plan) error {
 	if err != nil {
 		return err
 	}
-	_, err = discover(ctx, c)
+	_, err = discover(ctx, c.api)
 	return err
 }
 
@@ -59,7 +58,7 @@ func (p *Provider) Peek(ctx context.Context) (*topology.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := discover(ctx, c)
+	d, err := discover(ctx, c.api)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +94,7 @@ func (p *Provider) Open(ctx context.Context, _ string) (topology.Lab, error) {
 
 func (p *Provider) open(ctx context.Context, c *client, purpose string, progress func(topology.Phase)) (_ *Lab, err error) {
 	l := &Lab{client: c, began: time.Now(), tell: p.tell}
-	if l.found, err = discover(ctx, c); err != nil {
+	if l.found, err = discover(ctx, c.api); err != nil {
 		return nil, fmt.Errorf("look at the cluster %s: %w", c.context, err)
 	}
 	l.plan = l.found.plan(c.context)
@@ -119,7 +118,7 @@ func (p *Provider) open(ctx context.Context, c *client, purpose string, progress
 		l.session.renew(ctx)
 	} else {
 		progress(topology.Phase{Name: "probes"})
-		if l.session, err = begin(ctx, c, l.found, l.plan, p.Image, purpose); err != nil {
+		if l.session, err = begin(ctx, c.api, l.found, l.plan, p.Image, purpose); err != nil {
 			return nil, err
 		}
 		phase("probes", began, fmt.Sprintf("on %d nodes and in %d pods of namespace %s", len(l.plan.Nodes), len(l.plan.Pods), l.session.namespace))
@@ -187,14 +186,14 @@ func find(ctx context.Context, c *client) (*session, error) {
 
 // sessions lists what is ours in a cluster and not ending.
 func sessions(ctx context.Context, c *client) ([]*session, error) {
-	list, err := c.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: sessionLabel})
-	if err != nil {
+	var list corev1.NamespaceList
+	if err := c.list(ctx, namespaceResource(), "", sessionLabel, &list); err != nil {
 		return nil, fmt.Errorf("look for probes in the cluster %s: %w", c.context, err)
 	}
 	var out []*session
 	for _, ns := range list.Items {
 		if ns.Status.Phase != corev1.NamespaceTerminating {
-			out = append(out, &session{api: c, namespace: ns.Name, purpose: ns.Labels[sessionLabel], owner: ns.Annotations[ownerAnnotation]})
+			out = append(out, &session{api: c.api, namespace: ns.Name, purpose: ns.Labels[sessionLabel], owner: ns.Annotations[ownerAnnotation]})
 		}
 	}
 	return out, nil
@@ -206,8 +205,8 @@ func (p *Provider) List(ctx context.Context) ([]topology.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: sessionLabel})
-	if err != nil {
+	var list corev1.NamespaceList
+	if err := c.list(ctx, namespaceResource(), "", sessionLabel, &list); err != nil {
 		return nil, fmt.Errorf("look for probes in the cluster %s: %w", c.context, err)
 	}
 	var out []topology.Status
@@ -216,8 +215,8 @@ func (p *Provider) List(ctx context.Context) ([]topology.Status, error) {
 		if ns.Status.Phase == corev1.NamespaceTerminating {
 			s.State = "ending"
 		}
-		pods, err := c.CoreV1().Pods(ns.Name).List(ctx, metav1.ListOptions{})
-		if err != nil {
+		var pods corev1.PodList
+		if err := c.list(ctx, podResource(), ns.Name, "", &pods); err != nil {
 			return nil, fmt.Errorf("list the probes of %s: %w", ns.Name, err)
 		}
 		for i := range pods.Items {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -98,8 +97,8 @@ func (l *Lab) describe() []string {
 // Nodes returns the cluster's nodes as the API has them, a NodeList in JSON: the
 // leases are annotations of theirs.
 func (l *Lab) Nodes(ctx context.Context) ([]byte, error) {
-	list, err := l.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
+	var list corev1.NodeList
+	if err := l.client.list(ctx, nodeResource(), "", "", &list); err != nil {
 		return nil, fmt.Errorf("list the cluster's nodes: %w", err)
 	}
 	// Nodes without a probe are not judged, nor are their leases.

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
 
@@ -81,16 +80,15 @@ var errSignalled = errors.New("a signal has ended it")
 // executor speaks WebSocket, and SPDY with a server that is older than that
 // (Kubernetes 1.30).
 func (n *namespace) executor(argv []string, o remotecommand.StreamOptions) (remotecommand.Executor, error) {
-	request := n.CoreV1().RESTClient().Post().Resource("pods").Namespace(n.space).Name(n.podName).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{
-			Container: container, Command: argv,
-			Stdin: o.Stdin != nil, Stdout: o.Stdout != nil, Stderr: o.Stderr != nil, TTY: o.Tty,
-		}, scheme.ParameterCodec)
-	socket, err := remotecommand.NewWebSocketExecutor(n.config, "GET", request.URL().String())
+	at := n.execution(n.space, n.podName, &corev1.PodExecOptions{
+		Container: container, Command: argv,
+		Stdin: o.Stdin != nil, Stdout: o.Stdout != nil, Stderr: o.Stderr != nil, TTY: o.Tty,
+	})
+	socket, err := remotecommand.NewWebSocketExecutor(n.config, "GET", at.String())
 	if err != nil {
 		return nil, err
 	}
-	spdy, err := remotecommand.NewSPDYExecutor(n.config, "POST", request.URL())
+	spdy, err := remotecommand.NewSPDYExecutor(n.config, "POST", at)
 	if err != nil {
 		return nil, err
 	}

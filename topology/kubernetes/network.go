@@ -12,8 +12,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 )
 
@@ -70,19 +68,19 @@ func plugins() []struct{ name, set, key, value string } {
 }
 
 // network asks the API for the pod network.
-func network(ctx context.Context, api kubernetes.Interface, nodes []corev1.Node) (*Network, error) {
+func network(ctx context.Context, a *api, nodes []corev1.Node) (*Network, error) {
 	out := new(Network)
-	sets, err := api.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
-	if err != nil {
+	var sets appsv1.DaemonSetList
+	if err := a.list(ctx, daemonSetResource(), "", "", &sets); err != nil {
 		return nil, fmt.Errorf("list the cluster's DaemonSets: %w", err)
 	}
 	set := out.plugin(sets.Items)
 	if set != nil {
-		if err := out.configuration(ctx, api, set.Namespace); err != nil {
+		if err := out.configuration(ctx, a, set.Namespace); err != nil {
 			return nil, err
 		}
 	}
-	out.pods(ctx, api, nodes, set)
+	out.pods(ctx, a, nodes, set)
 	return out, nil
 }
 
@@ -120,9 +118,9 @@ func (n *Network) plugin(sets []appsv1.DaemonSet) *appsv1.DaemonSet {
 const subnetFolder = "/run/flannel"
 
 // configuration finds flannel's net-conf.json among the plugin's ConfigMaps.
-func (n *Network) configuration(ctx context.Context, api kubernetes.Interface, namespace string) error {
-	maps, err := api.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
+func (n *Network) configuration(ctx context.Context, a *api, namespace string) error {
+	var maps corev1.ConfigMapList
+	if err := a.list(ctx, configMapResource(), namespace, "", &maps); err != nil {
 		return fmt.Errorf("list the ConfigMaps of %s: %w", namespace, err)
 	}
 	for _, m := range maps.Items {
@@ -136,7 +134,7 @@ func (n *Network) configuration(ctx context.Context, api kubernetes.Interface, n
 
 // pods finds the pods' network: who asked for it comes before what was made of
 // it. That something cannot be read leaves it to the next.
-func (n *Network) pods(ctx context.Context, api kubernetes.Interface, nodes []corev1.Node, set *appsv1.DaemonSet) {
+func (n *Network) pods(ctx context.Context, a *api, nodes []corev1.Node, set *appsv1.DaemonSet) {
 	take := func(text, from string) {
 		for _, part := range strings.Split(text, ",") {
 			if p, err := netip.ParsePrefix(strings.TrimSpace(part)); err == nil && p.Addr().Is4() && !n.Pods.IsValid() {
@@ -148,7 +146,8 @@ func (n *Network) pods(ctx context.Context, api kubernetes.Interface, nodes []co
 	if json.Unmarshal(n.NetConf, &conf) == nil {
 		take(conf.Network, "net-conf.json of "+n.NetConfIn)
 	}
-	if m, err := api.CoreV1().ConfigMaps("kube-system").Get(ctx, "kubeadm-config", metav1.GetOptions{}); err == nil {
+	var m corev1.ConfigMap
+	if a.get(ctx, configMapResource(), "kube-system", "kubeadm-config", &m) == nil {
 		var kubeadm struct {
 			Networking struct {
 				PodSubnet string `json:"podSubnet"`
@@ -158,7 +157,8 @@ func (n *Network) pods(ctx context.Context, api kubernetes.Interface, nodes []co
 			take(kubeadm.Networking.PodSubnet, "kubeadm-config")
 		}
 	}
-	if m, err := api.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-proxy", metav1.GetOptions{}); err == nil {
+	m = corev1.ConfigMap{}
+	if a.get(ctx, configMapResource(), "kube-system", "kube-proxy", &m) == nil {
 		var proxy struct {
 			ClusterCIDR string `json:"clusterCIDR"`
 		}

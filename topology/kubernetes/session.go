@@ -11,8 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -26,7 +25,7 @@ const (
 
 // session is what is ours in a cluster: one namespace.
 type session struct {
-	api       kubernetes.Interface
+	api       *api
 	namespace string
 	purpose   string
 	owner     string
@@ -37,10 +36,10 @@ type session struct {
 
 // begin makes a session with probes on all nodes and the plan's pods. What it
 // has made goes again when it fails.
-func begin(ctx context.Context, api kubernetes.Interface, d *Discovery, plan *topology.Plan, image, purpose string) (*session, error) {
-	s := &session{api: api, purpose: purpose, owner: owner()}
-	ns, err := api.CoreV1().Namespaces().Create(ctx, namespaceObject(purpose, s.owner), metav1.CreateOptions{})
-	if err != nil {
+func begin(ctx context.Context, a *api, d *Discovery, plan *topology.Plan, image, purpose string) (*session, error) {
+	s := &session{api: a, purpose: purpose, owner: owner()}
+	ns := namespaceObject(purpose, s.owner)
+	if err := a.create(ctx, namespaceResource(), "", ns); err != nil {
 		return nil, fmt.Errorf("make a namespace for the probes: %w", err)
 	}
 	s.namespace = ns.Name
@@ -55,22 +54,18 @@ func begin(ctx context.Context, api kubernetes.Interface, d *Discovery, plan *to
 // populate makes the session's parts. The lease is the first of them: whoever
 // keeps watch must find it.
 func (s *session) populate(ctx context.Context, o *objects, plan *topology.Plan) error {
-	api, opts := s.api, metav1.CreateOptions{}
 	account, role, binding := o.account()
-	for _, create := range []func() error{
-		func() error {
-			_, err := api.CoordinationV1().Leases(s.namespace).Create(ctx, o.lease(s.owner, s.seconds()), opts)
-			return err
-		},
-		func() error {
-			_, err := api.CoreV1().ServiceAccounts(s.namespace).Create(ctx, account, opts)
-			return err
-		},
-		func() error { _, err := api.RbacV1().Roles(s.namespace).Create(ctx, role, opts); return err },
-		func() error { _, err := api.RbacV1().RoleBindings(s.namespace).Create(ctx, binding, opts); return err },
-		func() error { _, err := api.AppsV1().DaemonSets(s.namespace).Create(ctx, o.probes(), opts); return err },
+	for _, x := range []struct {
+		of resource
+		runtime.Object
+	}{
+		{leaseResource(), o.lease(s.owner, s.seconds())},
+		{accountResource(), account},
+		{roleResource(), role},
+		{roleBindingResource(), binding},
+		{daemonSetResource(), o.probes()},
 	} {
-		if err := create(); err != nil {
+		if err := s.api.create(ctx, x.of, s.namespace, x.Object); err != nil {
 			return err
 		}
 	}
@@ -87,7 +82,7 @@ func (s *session) createPod(ctx context.Context, pod *corev1.Pod) error {
 	waiting, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for {
-		_, err := s.api.CoreV1().Pods(s.namespace).Create(waiting, pod, metav1.CreateOptions{})
+		err := s.api.create(waiting, podResource(), s.namespace, pod.DeepCopy())
 		if err == nil || !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "serviceaccount") || pause(waiting, readyPoll) != nil {
 			return err
 		}
@@ -97,8 +92,8 @@ func (s *session) createPod(ctx context.Context, pod *corev1.Pod) error {
 // pods returns the session's pods: those of nodes by the nodes' names, the
 // others by their own.
 func (s *session) pods(ctx context.Context) (map[string]*corev1.Pod, error) {
-	list, err := s.api.CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
+	var list corev1.PodList
+	if err := s.api.list(ctx, podResource(), s.namespace, "", &list); err != nil {
 		return nil, fmt.Errorf("list the probes: %w", err)
 	}
 	out := map[string]*corev1.Pod{}
@@ -188,10 +183,10 @@ func (s *session) remove(ctx context.Context) error {
 }
 
 // removeNamespace deletes a namespace and waits for its end.
-func removeNamespace(ctx context.Context, api kubernetes.Interface, name string) error {
-	err := api.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{})
+func removeNamespace(ctx context.Context, a *api, name string) error {
+	err := a.remove(ctx, namespaceResource(), "", name)
 	for err == nil || apierrors.IsConflict(err) { // it is ending already
-		if _, err = api.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err == nil && pause(ctx, readyPoll) != nil {
+		if err = a.get(ctx, namespaceResource(), "", name, new(corev1.Namespace)); err == nil && pause(ctx, readyPoll) != nil {
 			return context.Cause(ctx)
 		}
 	}
