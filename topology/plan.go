@@ -36,6 +36,9 @@ type Plan struct {
 	Store Store `json:"store"`
 	// CNI is how pods are wired.
 	CNI CNI `json:"cni"`
+	// Existing says that the lab is a cluster that was there before: its nodes
+	// have pods, addresses and routes besides the plan's.
+	Existing bool `json:"existing,omitempty"`
 }
 
 // CNI is how pods are wired.

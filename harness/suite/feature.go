@@ -142,7 +142,7 @@ func Features(p *topology.Plan) []Feature {
 		{InKernel, b.Type == "vxlan" || b.Type == "host-gw"},
 		{Masquerade, slices.ContainsFunc(p.Nodes, func(n topology.Node) bool { return n.Agent.IPMasq && !n.Agent.ByHand })},
 		{EtcdStore, p.Store.Type == "etcd"},
-		{NoKubeProxy, p.Store.Type != "kubernetes" && p.Provider != "kubernetes"},
+		{NoKubeProxy, p.Store.Type != "kubernetes" && !p.Existing},
 		{Bridge, p.CNI.Foreign == ""},
 		{Leases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes"},
 	} {

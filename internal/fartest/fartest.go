@@ -39,16 +39,26 @@ type namespace struct{ near topology.Namespace }
 // Name implements topology.Namespace.
 func (n namespace) Name() string { return n.near.Name() }
 
+// here is a namespace as the program in it knows it: not by its name.
+type here struct {
+	topology.Namespace
+	topology.Local
+}
+
+// Name implements topology.Namespace.
+func (here) Name() string { return probe.Here{}.Name() }
+
 // Run serves a probe session, as `overlab probe` does, and nothing else.
 func (n namespace) Run(ctx context.Context, p topology.Process) (int, error) {
 	if !slices.Equal(p.Argv, probe.Program()) {
 		return 0, &topology.StartError{Code: 127, Reason: fmt.Sprintf("there is no %s in %s", p.Argv[0], n.Name())}
 	}
-	s, err := probe.Open(ctx, n.near)
+	there := here{n.near, n.near.(topology.Local)}
+	s, err := probe.Open(ctx, there)
 	if err != nil {
 		return 0, err
 	}
-	taps := capture.NewServer(n.near)
+	taps := capture.NewServer(there)
 	if err := errors.Join(probe.Serve(ctx, s, p.Stdin, p.Stdout, taps.Handlers()), taps.Close(), s.Close()); err != nil {
 		return 0, err
 	}

@@ -104,6 +104,13 @@ func (a *api) remove(ctx context.Context, r resource, namespace, name string) er
 		Body(&metav1.DeleteOptions{}).Do(ctx).Error()
 }
 
+// removeAll deletes all objects of a namespace; what they own goes later.
+func (a *api) removeAll(ctx context.Context, r resource, namespace string) error {
+	orphan := metav1.DeletePropagationOrphan
+	return a.groups[r.group].Delete().Namespace(namespace).Resource(r.name).
+		Body(&metav1.DeleteOptions{PropagationPolicy: &orphan}).Do(ctx).Error()
+}
+
 // version is the server's, as v1.33.1.
 func (a *api) version(ctx context.Context) (string, error) {
 	b, err := a.groups[corev1.SchemeGroupVersion].Get().AbsPath("/version").Do(ctx).Raw()

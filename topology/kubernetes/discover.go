@@ -135,7 +135,7 @@ const podsANode = 2
 func (d *Discovery) plan(context string) *topology.Plan {
 	n := d.Network
 	p := &topology.Plan{
-		APIVersion: topology.APIVersion, Name: labName(context), Provider: Name, IPv6: topology.IPv6Off,
+		APIVersion: topology.APIVersion, Name: labName(context), Provider: Name, Existing: true, IPv6: topology.IPv6Off,
 		Network: topology.NetConf{EnableIPv4: true, Network: n.Pods},
 		Runtime: topology.RuntimeNetns,
 	}

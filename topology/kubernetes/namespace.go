@@ -110,7 +110,7 @@ func (n *namespace) ended(ctx context.Context, p topology.Process, err error) (i
 	}
 	for said, code := range map[string]int{"executable file not found": 127, "no such file or directory": 127, "permission denied": 126} {
 		if strings.Contains(err.Error(), said) {
-			return 0, &topology.StartError{Code: code, Reason: fmt.Sprintf("run %s in %s: the probe's image has it not: %v (--probe-image names another image)", p.Argv[0], n.name, err)}
+			return 0, &topology.StartError{Code: code, Reason: fmt.Sprintf("the probe's image has no program %s that runs (--probe-image names another image)", p.Argv[0])}
 		}
 	}
 	return 0, fmt.Errorf("run %s in %s: %w", p.Argv[0], n.name, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/user"
 	"strings"
@@ -182,8 +183,14 @@ func (s *session) remove(ctx context.Context) error {
 	return nil
 }
 
-// removeNamespace deletes a namespace and waits for its end.
+// removeNamespace deletes a namespace and waits for its end. The pods go first:
+// a namespace that has some when it is deleted waits by itself for longer than
+// they take.
 func removeNamespace(ctx context.Context, a *api, name string) error {
+	s := session{api: a, namespace: name}
+	if err := s.removePods(ctx); err != nil && ctx.Err() == nil {
+		slog.Debug("the probes were not removed one by one", "namespace", name, "error", err)
+	}
 	err := a.remove(ctx, namespaceResource(), "", name)
 	for err == nil || apierrors.IsConflict(err) { // it is ending already
 		if err = a.get(ctx, namespaceResource(), "", name, new(corev1.Namespace)); err == nil && pause(ctx, readyPoll) != nil {
@@ -192,6 +199,25 @@ func removeNamespace(ctx context.Context, a *api, name string) error {
 	}
 	if apierrors.IsNotFound(err) {
 		return nil
+	}
+	return err
+}
+
+// removePods deletes the session's pods, and returns when their kubelets say
+// that they have ended.
+func (s *session) removePods(ctx context.Context) error {
+	err := s.api.removeAll(ctx, daemonSetResource(), s.namespace)
+	if err == nil {
+		err = s.api.removeAll(ctx, podResource(), s.namespace)
+	}
+	for err == nil {
+		var left corev1.PodList
+		if err = s.api.list(ctx, podResource(), s.namespace, "", &left); err == nil && len(left.Items) == 0 {
+			return nil
+		}
+		if err == nil {
+			err = pause(ctx, readyPoll)
+		}
 	}
 	return err
 }
