@@ -69,8 +69,10 @@ const (
 	NoKubeProxy Feature = "node without kube-proxy"
 	// Bridge: pods are wired as flannel's plugin wires them.
 	Bridge Feature = "pod network whose pods are on a bridge cni0"
-	// Leases: the leases are where the harness can read and write them.
+	// Leases: the leases are where the harness can read them.
 	Leases Feature = "store of leases"
+	// WritableLeases: and write them. Nodes of an existing cluster are others'.
+	WritableLeases Feature = "store of leases that the harness may write to"
 )
 
 // AgentRestarter is what a Lab also is when it can end and start again the
@@ -145,6 +147,7 @@ func Features(p *topology.Plan) []Feature {
 		{NoKubeProxy, p.Store.Type != "kubernetes" && !p.Existing},
 		{Bridge, p.CNI.Foreign == ""},
 		{Leases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes"},
+		{WritableLeases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes" && !p.Existing},
 	} {
 		if f.there {
 			out = append(out, f.Feature)

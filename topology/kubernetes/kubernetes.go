@@ -232,7 +232,8 @@ func (p *Provider) List(ctx context.Context) ([]topology.Status, error) {
 }
 
 // Down implements topology.Provider: it removes every session from the cluster,
-// also those that commands were killed in.
+// also those that commands were killed in, and those of others. It returns when
+// the cluster has none of their names any more.
 func (p *Provider) Down(ctx context.Context, _ string) error {
 	c, err := p.connect()
 	if err != nil {
@@ -249,6 +250,11 @@ func (p *Provider) Down(ctx context.Context, _ string) error {
 	for i, s := range all {
 		p.tell(fmt.Sprintf("removing namespace %s, of %s", s.namespace, s.owner))
 		errs[i] = s.remove(ctx)
+	}
+	for i, s := range all {
+		if errs[i] == nil {
+			errs[i] = s.gone(ctx)
+		}
 	}
 	return errors.Join(errs...)
 }

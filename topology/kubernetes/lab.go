@@ -106,8 +106,8 @@ func (l *Lab) Nodes(ctx context.Context) ([]byte, error) {
 	return json.Marshal(list)
 }
 
-// Close removes the probes, unless they are kept, and returns when nothing is
-// left of them. It says so where that fails: few look at its error.
+// Close removes the probes, unless they are kept, and returns when none of them
+// runs any more. It says so where that fails: few look at its error.
 func (l *Lab) Close() error {
 	var err error
 	if l.session.purpose == kept {

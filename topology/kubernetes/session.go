@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/user"
 	"strings"
@@ -171,55 +170,59 @@ func unready(p *corev1.Pod) (why string, hopeless bool) {
 	return "it is " + strings.ToLower(string(p.Status.Phase)), p.Status.Phase == corev1.PodFailed
 }
 
-// remove deletes the session, and returns when nothing is left of it. It goes on
-// when ctx has ended: that is when it is wanted.
+// remove deletes the session, and returns when none of its pods runs any more.
+// What is left then is the namespace's name, which the cluster takes back some
+// seconds later by itself. It goes on when ctx has ended: that is when it is
+// wanted.
 func (s *session) remove(ctx context.Context) error {
 	s.release()
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), removeTimeout, fmt.Errorf("not gone after %v", removeTimeout))
 	defer cancel()
-	if err := removeNamespace(ctx, s.api, s.namespace); err != nil {
+	err := s.api.remove(ctx, namespaceResource(), "", s.namespace)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil || apierrors.IsConflict(err) { // it is ending already
+		err = s.endPods(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("remove the probes' namespace %s: %w (`overlab down --provider kubernetes` tries again)", s.namespace, err)
 	}
 	return nil
 }
 
-// removeNamespace deletes a namespace and waits for its end. The pods go first:
-// a namespace that has some when it is deleted waits by itself for longer than
-// they take.
-func removeNamespace(ctx context.Context, a *api, name string) error {
-	s := session{api: a, namespace: name}
-	if err := s.removePods(ctx); err != nil && ctx.Err() == nil {
-		slog.Debug("the probes were not removed one by one", "namespace", name, "error", err)
-	}
-	err := a.remove(ctx, namespaceResource(), "", name)
-	for err == nil || apierrors.IsConflict(err) { // it is ending already
-		if err = a.get(ctx, namespaceResource(), "", name, new(corev1.Namespace)); err == nil && pause(ctx, readyPoll) != nil {
-			return context.Cause(ctx)
+// endPods deletes the session's pods without waiting for the namespace's
+// controller, and returns when their kubelets say that they have ended.
+func (s *session) endPods(ctx context.Context) error {
+	err := errors.Join(s.api.removeAll(ctx, daemonSetResource(), s.namespace), s.api.removeAll(ctx, podResource(), s.namespace))
+	for err == nil {
+		var left corev1.PodList
+		if err = s.api.list(ctx, podResource(), s.namespace, "", &left); err != nil || len(left.Items) == 0 {
+			return err
 		}
-	}
-	if apierrors.IsNotFound(err) {
-		return nil
+		if pause(ctx, readyPoll) != nil {
+			err = context.Cause(ctx)
+		}
 	}
 	return err
 }
 
-// removePods deletes the session's pods, and returns when their kubelets say
-// that they have ended.
-func (s *session) removePods(ctx context.Context) error {
-	err := s.api.removeAll(ctx, daemonSetResource(), s.namespace)
-	if err == nil {
-		err = s.api.removeAll(ctx, podResource(), s.namespace)
-	}
-	for err == nil {
-		var left corev1.PodList
-		if err = s.api.list(ctx, podResource(), s.namespace, "", &left); err == nil && len(left.Items) == 0 {
+// gone waits until the cluster has taken the namespace back.
+func (s *session) gone(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, removeTimeout, fmt.Errorf("still there after %v", removeTimeout))
+	defer cancel()
+	for {
+		err := s.api.get(ctx, namespaceResource(), "", s.namespace, new(corev1.Namespace))
+		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		if err == nil {
-			err = pause(ctx, readyPoll)
+		if err == nil && pause(ctx, readyPoll) != nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("wait for the end of namespace %s: %w", s.namespace, err)
 		}
 	}
-	return err
 }
 
 // release leaves the session as it is; nobody renews it any more.
