@@ -100,7 +100,9 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	for _, p := range l.plan.Pods {
 		wg.Go(func() { l.sysctls(ctx, p.Name, podSysctls()) })
 	}
-	wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx) })
+	if !l.plan.Existing { // what is between others' machines is not to be entered
+		wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx) })
+	}
 	wg.Wait()
 	slices.Sort(l.out.Ports)
 	slices.Sort(l.out.Unread)
@@ -150,6 +152,10 @@ func (l *looker) run(ctx context.Context, space string, argv ...string) (string,
 
 func (l *looker) rules(ctx context.Context, space string) {
 	text, err := l.run(ctx, space, "nft", "list", "ruleset")
+	if unstarted := new(topology.StartError); errors.As(err, &unstarted) {
+		l.unread("rules: %s", unstarted.Reason)
+		return
+	}
 	if err != nil {
 		l.unread("rules of %s: nft: %v", space, err)
 		return

@@ -69,6 +69,7 @@ func Read(ctx context.Context, lab topology.Lab, open Sessions, names []string) 
 	}
 	wg.Wait()
 	slices.Sort(r.out.Unread)
+	r.out.Unread = slices.Compact(r.out.Unread)
 	return r.out, errors.Join(errs...)
 }
 
@@ -174,12 +175,21 @@ func (r *reader) node(ctx context.Context, s *probe.Session) error {
 		err  error
 	}{{r.out.IPTables, iptables, err1}, {r.out.NFTables, nftables, err2}} {
 		if x.err != nil {
-			r.out.Unread = append(r.out.Unread, "firewall rules: "+x.err.Error())
+			r.out.Unread = append(r.out.Unread, "firewall rules: "+why(x.err))
 			continue
 		}
 		x.into[name] = x.text
 	}
 	return ctx.Err()
+}
+
+// why says what went wrong; that there is no such program is no more than that,
+// of whichever node.
+func why(err error) string {
+	if unstarted := new(topology.StartError); errors.As(err, &unstarted) {
+		return unstarted.Reason
+	}
+	return err.Error()
 }
 
 // run returns what a command prints on a node.
