@@ -50,6 +50,14 @@ fuzz: ## fuzz what is read of stores, CNI and specs (FUZZTIME=5m each)
 soak: build ## 100 runs of the checks with every processor busy (RUNS=100): none may be false
 	@BIN=$(BIN) hack/soak
 
+.PHONY: race image
+race: ## bring a lab up and judge it under the race detector (needs a C compiler)
+	@GO="$(GO)" BIN=$(BIN) hack/race
+
+image: build ## build the container images: overlab with its tools, and the agent
+	docker build -t ghcr.io/overlab/overlab .
+	$(BIN)/overlab image agent -f - | docker load
+
 kube-apiserver: ## build a kube-apiserver to test against, once (some minutes)
 	@hack/kube-apiserver
 

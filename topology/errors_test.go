@@ -95,11 +95,11 @@ func TestBadStructure(t *testing.T) {
 			`4:3: spec.pod: is not a key that is known here; did you mean "pods"?`,
 			`5:13: spec.network.network: is not a key that is known here; did you mean "Network"?`,
 			`5:34: spec.network.Backned: is not a key that is known here; did you mean "Backend"?`,
-			`6:3: spec.wheels: is not a key that is known here; known are provider, network, ipv6, underlay, routers, nodes, pods, podsPerNode, runtime, image, agent, store, cni`,
+			`6:3: spec.wheels: is not a key that is known here; known are provider, network, serviceCIDR, ipv6, underlay, routers, nodes, pods, podsPerNode, runtime, image, agent, store, cni`,
 		}},
 		{"odd keys", "  ? [a]\n  : b\n  \"a b\": c\n", []string{
 			"4:5: spec: has a list for a key; keys are words",
-			`6:3: spec["a b"]: is not a key that is known here; known are provider, network, ipv6, underlay, routers, nodes, pods, podsPerNode, runtime, image, agent, store, cni`,
+			`6:3: spec["a b"]: is not a key that is known here; known are provider, network, serviceCIDR, ipv6, underlay, routers, nodes, pods, podsPerNode, runtime, image, agent, store, cni`,
 		}},
 		{"a misspelt required key is one error", "  nodes: [{nmae: a}]\n  pods: [{nam: p, node: a}]\n", []string{
 			`4:12: spec.nodes[0].nmae: is not a key that is known here; did you mean "name"?`,

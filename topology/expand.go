@@ -79,6 +79,7 @@ func expand(s *Spec, r *report) *Plan {
 	x.network()
 	x.expandNodes()
 	x.underlay()
+	x.services()
 	x.routing()
 	x.agents()
 	x.podCIDRs()

@@ -20,6 +20,9 @@ type Plan struct {
 	Provider string `json:"provider"`
 	// Network is flannel's net-conf.json with its defaults filled.
 	Network NetConf `json:"network"`
+	// ServiceCIDR is that of the services in a Kubernetes cluster; invalid where
+	// the lab is none and the spec names none.
+	ServiceCIDR netip.Prefix `json:"serviceCIDR,omitzero"`
 	// IPv6 says what the lab's kernels do with IPv6.
 	IPv6 IPv6Mode `json:"ipv6"`
 	// Segments are the L2 networks of the underlay.

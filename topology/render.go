@@ -20,7 +20,7 @@ const tableWidth = 80
 func WriteJSON(w io.Writer, p *Plan) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(p); err != nil {
+	if err := enc.Encode(p.Masked()); err != nil {
 		return fmt.Errorf("writing the plan as JSON: %w", err)
 	}
 	return nil
@@ -28,7 +28,7 @@ func WriteJSON(w io.Writer, p *Plan) error {
 
 // WriteYAML writes the plan as YAML, with the keys and the order of its JSON.
 func WriteYAML(w io.Writer, p *Plan) error {
-	data, err := json.Marshal(p)
+	data, err := json.Marshal(p.Masked())
 	if err != nil {
 		return fmt.Errorf("writing the plan as YAML: %w", err)
 	}
@@ -69,6 +69,9 @@ func WriteTable(w io.Writer, p *Plan) error {
 		p.Store.describe(),
 	} {
 		fmt.Fprintln(b, clip(line, tableWidth))
+	}
+	if p.ServiceCIDR.IsValid() {
+		fmt.Fprintf(b, "services %s\n", p.ServiceCIDR)
 	}
 	if p.Runtime == RuntimeContainerd {
 		fmt.Fprintln(b, "pods are containers of containerd")

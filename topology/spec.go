@@ -43,6 +43,8 @@ type LabSpec struct {
 	Provider string `json:"provider,omitempty" jsonschema:"enum=netns,enum=kind,enum=vagrant,enum=kubernetes"`
 	// The overlay: flannel's net-conf.json, the same keys.
 	Network NetworkSpec `json:"network,omitempty"`
+	// The IPv4 CIDR of services, in a lab that is a Kubernetes cluster; 10.96.0.0/16 with the provider kind when left out. Others have no services, and pass it over.
+	ServiceCIDR netip.Prefix `json:"serviceCIDR,omitempty"`
 	// What the kernels do with IPv6 in a lab of IPv4 alone; off when left out. A lab with EnableIPv6 is dual stack and leaves this out.
 	IPv6 string `json:"ipv6,omitempty" jsonschema:"enum=off,enum=link-local"`
 	// The L2 networks between nodes; one called lan, 172.16.1.0/24, when left out.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -64,6 +65,11 @@ func AddAll(ctx context.Context, requests []Request) ([]*types100.Result, error)
 		return nil, nil
 	}
 	conf := requests[0].Config
+	if conf.AwaitSubnet > 0 {
+		if err := awaitSubnetEnv(ctx, conf.subnetFile(), time.Duration(conf.AwaitSubnet)*time.Second); err != nil {
+			return nil, noSubnet(err)
+		}
+	}
 	n, pods, err := prepare(requests)
 	defer closePods(pods)
 	if err != nil {

@@ -589,6 +589,31 @@ func TestAddEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// TestAddAwaitsTheAgent: when a node starts, its pods are wired when its agent
+// has told the subnet, and not before.
+func TestAddAwaitsTheAgent(t *testing.T) {
+	l := newLab(t, nil)
+	there := l.conf.SubnetFile
+	l.conf.SubnetFile, l.conf.AwaitSubnet = filepath.Join(t.TempDir(), "subnet.env"), 60
+	_, r := l.newPod("pod-1", "")
+	began := make(chan struct{})
+	go func() {
+		<-began
+		if err := os.Symlink(there, l.conf.SubnetFile); err != nil {
+			t.Error(err)
+		}
+	}()
+	l.on(l.node, func() error {
+		close(began)
+		_, err := Add(context.Background(), r)
+		return err
+	})
+	l.conf.SubnetFile, l.conf.AwaitSubnet = "/run/none/subnet.env", 1
+	_, r = l.newPod("pod-2", "")
+	_, err := l.add(r)
+	l.wantError(err, types.ErrTryAgainLater, "/run/none/subnet.env")
+}
+
 func BenchmarkAdd(b *testing.B) { benchmark(b, 1) }
 
 // BenchmarkAddAll wires eight pods at a time.

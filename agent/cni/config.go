@@ -42,6 +42,11 @@ type Config struct {
 	Type string `json:"type,omitempty"`
 	// SubnetFile is what the agent writes; empty is DefaultSubnetFile.
 	SubnetFile string `json:"subnetFile,omitempty"`
+	// AwaitSubnet is for how many seconds ADD waits for a subnet file that is not
+	// there; 0 is not at all, as flannel's plugin does. When a node starts, its
+	// agent does so beside its pods, and kubelet tries a pod that failed again
+	// only after 10 s or more.
+	AwaitSubnet int `json:"awaitSubnet,omitempty"`
 	// DataDir holds one record a container; empty is DefaultDataDir.
 	DataDir string `json:"dataDir,omitempty"`
 	// IPAM is host-local's configuration: routes that pods have besides, and
@@ -251,11 +256,15 @@ func parseDelegate(record []byte) (*network, error) {
 	return n, err
 }
 
+func noSubnet(err error) error {
+	return coded(types.ErrTryAgainLater, "read the node's subnet (is its agent, overlabd or flanneld, running?)", err)
+}
+
 // resolve fills in the node's subnet.
 func (c *Config) resolve() (*network, error) {
 	env, err := readSubnetEnv(c.subnetFile())
 	if err != nil {
-		return nil, coded(types.ErrTryAgainLater, "read the node's subnet (is its agent, overlabd or flanneld, running?)", err)
+		return nil, noSubnet(err)
 	}
 	record, err := c.delegate(env)
 	if err != nil {

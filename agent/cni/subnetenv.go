@@ -1,12 +1,15 @@
 package cni
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // subnetEnv is the file in which the agent tells the plugin the node's subnet.
@@ -27,6 +30,26 @@ func (e *subnetEnv) subnets() []netip.Prefix {
 		}
 	}
 	return s
+}
+
+// subnetPoll is the pause between two looks for the file.
+const subnetPoll = 20 * time.Millisecond
+
+// awaitSubnetEnv waits a while for the file to be there.
+func awaitSubnetEnv(ctx context.Context, path string, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for {
+		_, err := os.Stat(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(subnetPoll):
+		}
+	}
 }
 
 // readSubnetEnv reads flannel's subnet.env: KEY=value lines. The error names

@@ -5,14 +5,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/suite"
+	"github.com/overlab/overlab/labs"
 	"github.com/overlab/overlab/scenarios/checks"
 	"github.com/overlab/overlab/scenarios/faults"
+	"github.com/overlab/overlab/topology"
 )
 
 // mutationFile names the file that TestMutation writes its matrix to; then it
@@ -49,27 +52,27 @@ type mutant struct {
 //	node-1 (broken)           node-2 (the peer)
 //	eth0 -------------------- eth0             and master, with the store
 //
-// Those that need a second interface are put into the lab 001.
+// Those that it cannot have are put into the first of the other labs that can.
 func TestMutation(t *testing.T) {
 	for _, tool := range []string{"ip", "bridge", "nft", "iptables", "sysctl", "ethtool"} {
 		need(t, tool)
 	}
 	file := os.Getenv(mutationFile)
-	var all []mutant
-	for _, lab := range []string{"default", "001"} {
-		var chosen []faults.Fault
-		for _, f := range faults.All() {
-			twoNICs := slices.Contains(f.Needs, faults.TwoNICs)
-			if twoNICs == (lab == "001") && (file != "" || slices.Contains(mutationSample(), f.ID)) {
-				chosen = append(chosen, f)
-			}
+	chosen := map[string][]faults.Fault{}
+	for _, f := range faults.All() {
+		if file != "" || slices.Contains(mutationSample(), f.ID) {
+			lab := mutationLab(t, f)
+			chosen[lab] = append(chosen[lab], f)
 		}
-		if len(chosen) == 0 {
+	}
+	var all []mutant
+	for _, lab := range mutationLabs() {
+		if len(chosen[lab]) == 0 {
 			continue
 		}
-		t.Run(lab, func(t *testing.T) {
+		t.Run(filepath.Base(lab), func(t *testing.T) {
 			o := labUp(t, lab)
-			for _, f := range chosen {
+			for _, f := range chosen[lab] {
 				t.Run(f.ID, func(t *testing.T) {
 					all = append(all, mutate(t, o, f))
 				})
@@ -85,6 +88,34 @@ func TestMutation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// mutationLabs are the labs that faults are put into.
+func mutationLabs() []string {
+	return []string{"default", "001", "dual-stack"}
+}
+
+// mutationLab is the first of the labs that can have a fault.
+func mutationLab(t *testing.T, f faults.Fault) string {
+	t.Helper()
+	for _, name := range mutationLabs() {
+		spec, err := labs.Load(name)
+		if strings.HasSuffix(name, ".yaml") {
+			spec, err = topology.Load(name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := spec.Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Applies(plan) == nil {
+			return name
+		}
+	}
+	t.Fatalf("no lab of %v can have the fault %s", mutationLabs(), f.ID)
+	return ""
 }
 
 // mutate puts a fault in, judges, and takes it out.

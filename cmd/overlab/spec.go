@@ -109,7 +109,7 @@ func (c command) inspect() *cobra.Command {
 				APIVersion string          `json:"apiVersion"`
 				Status     topology.Status `json:"status"`
 				Plan       *topology.Plan  `json:"plan"`
-			}{topology.APIVersion, status, lab.Plan()})
+			}{topology.APIVersion, status, lab.Plan().Masked()})
 		}
 		if err := writeInspect(c.out, lab.Plan(), status); err != nil || *quiet {
 			return err

@@ -1,11 +1,13 @@
 // Package diagnose says why a lab does not do what it must: it looks at what
 // differs from the plan, at agents, the store, filters, settings and counters,
-// sends a few packets, and returns the causes that explain what it saw, the
-// likeliest first, each with its evidence and the command that mends it.
+// sends a few packets, walks after some that are lost, and returns the causes
+// that explain what it saw, the likeliest first, each with its evidence and the
+// command that mends it.
 //
 // What a cause is, a rule says: data and one function from what was seen. The
 // order of causes is that of what follows from what: a link that is down takes
-// routes with it, so it comes before them.
+// routes with it, so it comes before them. Where a walk ended is evidence for
+// the cause that it met; where it met none that is known, it is a cause itself.
 package diagnose
 
 import (
@@ -40,6 +42,8 @@ type Cause struct {
 	Mend  []string `json:"mend,omitempty"`
 
 	rank rank
+	// dev is the link that is concerned, where one is.
+	dev string
 }
 
 // rank orders causes: what others follow from has a higher one.
@@ -88,7 +92,9 @@ func Judge(seen *Seen) *Report {
 		}
 	}
 	r.Causes = joined(r.Causes)
+	r.Causes = withWalks(seen, r.Causes)
 	slices.SortStableFunc(r.Causes, func(a, b Cause) int { return cmp.Compare(b.rank, a.rank) })
+	counted(seen, r.Causes)
 	if len(r.Causes) == 0 && len(seen.Symptoms) > 0 {
 		r.Causes = append(r.Causes, Cause{ID: idUnknown, Title: "packets are lost, and nothing that was looked at explains it", Evidence: seen.Symptoms})
 	}
@@ -122,7 +128,7 @@ func joined(all []Cause) []Cause {
 
 // ofEntry is the cause that a difference shows.
 func ofEntry(e oracle.Entry, title string) Cause {
-	c := Cause{Title: title, Node: e.Node, Pod: e.Pod, Peer: e.Peer, Space: e.Space(), Evidence: []string{evidence(e)}}
+	c := Cause{Title: title, Node: e.Node, Pod: e.Pod, Peer: e.Peer, Space: e.Space(), Evidence: []string{evidence(e)}, dev: e.Dev}
 	if e.Mend != "" {
 		c.Mend = []string{e.Mend}
 	}

@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -118,11 +119,11 @@ func TestRules(t *testing.T) {
 		}, []string{"reverse-path", "policy"}},
 		{"a checksum", func(s *Seen) {
 			s.Grown["node-2-pod-1"] = map[string]int{"Tcp InCsumErrors": 3}
-			s.Probes = []Probed{{From: "node-1-pod-1", To: "node-2-pod-1", FromNode: "node-1", ToNode: "node-2", What: "TCP"}}
+			s.Probes = []Probed{{From: "node-1-pod-1", To: "node-2-pod-1", FromNode: "node-1", ToNode: "node-2", What: "TCP", Port: 7}}
 		}, []string{"checksum"}},
 		{"a counter that grew without harm", func(s *Seen) {
 			s.Grown["node-2-pod-1"] = map[string]int{"Tcp InCsumErrors": 3}
-			s.Probes = []Probed{{From: "node-1-pod-1", To: "node-2-pod-1", FromNode: "node-1", ToNode: "node-2", What: "TCP", OK: true}}
+			s.Probes = []Probed{{From: "node-1-pod-1", To: "node-2-pod-1", FromNode: "node-1", ToNode: "node-2", What: "TCP", Port: 7, OK: true}}
 		}, nil},
 		{"a device that does not forward", func(s *Seen) { s.Sysctls["node-1"]["net/ipv4/conf/cni0/forwarding"] = "0" }, []string{"forwarding-device"}},
 		{"a node that does not forward", func(s *Seen) {
@@ -174,11 +175,18 @@ func TestWrongInterface(t *testing.T) {
 	}
 }
 
-// TestCounters: the kernel's format, a line of names above a line of values.
+// TestCounters: the kernel's formats, a line of names above a line of values, a
+// name and a value a line, and a line an interface.
 func TestCounters(t *testing.T) {
-	got := map[string]int{}
-	parseCounters("Ip: Forwarding InHdrErrors\nIp: 1 4\nTcp: InSegs InCsumErrors\nTcp: 8 3\n", got)
-	if len(got) != 1 || got["Tcp InCsumErrors"] != 3 {
-		t.Errorf("%v", got)
+	c := tally{telling(), map[string]int{}}
+	c.protocols("Ip: Forwarding InAddrErrors\nIp: 1 4\nTcp: InSegs InCsumErrors\nTcp: 8 3\n")
+	c.protocols6("Ip6InReceives                  \t9\nIp6OutNoRoutes                 \t2\n")
+	c.devices("Inter-|   Receive  | Transmit\n face |bytes    packets|bytes\n flannel.1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n")
+	want := map[string]int{
+		"Ip InAddrErrors": 4, "Tcp InCsumErrors": 3, "Ip6 OutNoRoutes": 2,
+		"flannel.1 rx_dropped": 4, "flannel.1 tx_errors": 11, "flannel.1 tx_dropped": 12, "flannel.1 tx_carrier": 15,
+	}
+	if !maps.Equal(c.values, want) {
+		t.Errorf("%v, want %v", c.values, want)
 	}
 }

@@ -11,7 +11,12 @@ import (
 // filterRules are those of packet filters and NAT: rules of flannel that are
 // missing, and rules of others that stand in the way.
 func filterRules() []rule {
-	iptables := oracle.KindIPTables
+	ofIPTables := func(counts func(*Seen, oracle.Entry) bool) func(*Seen, oracle.Entry) bool {
+		return func(s *Seen, e oracle.Entry) bool {
+			return (e.Kind == oracle.KindIPTables || e.Kind == oracle.KindIP6Tables) && counts(s, e)
+		}
+	}
+	extra := func(_ *Seen, e oracle.Entry) bool { return e.Verb == oracle.Extra }
 	policy := func(_ *Seen, e oracle.Entry) bool { return strings.Contains(e.Have, "-P ") }
 	inFlannel := func(words ...string) func(*Seen, oracle.Entry) bool {
 		return func(_ *Seen, e oracle.Entry) bool {
@@ -25,13 +30,13 @@ func filterRules() []rule {
 		}
 	}
 	missing := func(_ *Seen, e oracle.Entry) bool {
-		return e.Verb != oracle.Extra && (e.Kind == iptables || e.Kind == oracle.KindNFTables)
+		return e.Verb != oracle.Extra && (e.Kind == oracle.KindIPTables || e.Kind == oracle.KindIP6Tables || e.Kind == oracle.KindNFTables)
 	}
 	mark := inFlannel("0x4000")
 	nat := func(s *Seen, e oracle.Entry) bool { return inFlannel("-t nat")(s, e) || inFlannel("postrtg")(s, e) }
 	return []rule{
-		entries("filter-policy", rankFilter+2, and(of(iptables, oracle.Extra), policy), says("%s drops what no rule accepts")),
-		entries("filter", rankFilter, but(of(iptables, oracle.Extra), policy), says("a rule of %s drops packets")),
+		entries("filter-policy", rankFilter+2, and(ofIPTables(extra), policy), says("%s drops what no rule accepts")),
+		entries("filter", rankFilter, but(ofIPTables(extra), policy), says("a rule of %s drops packets")),
 		entries("rules-forward", rankFilter-1, but(missing, nat), says("%s lacks the rules that let pods' packets pass")),
 		entries("rules-mark", rankFilter-1, and(and(missing, nat), mark), says("%s masquerades what other programs have marked")),
 		entries("rules-masquerade", rankFilter-1, but(and(missing, nat), mark), says("%s lacks rules for masquerading")),
@@ -108,6 +113,7 @@ func meanings() []meaning {
 			return strings.Contains(r.text, "masquerade") || strings.Contains(r.text, "snat ")
 		}},
 		{"ttl-rule", rankFilter, "a rule of %s changes the TTL", has("ttl set")},
+		{"ttl-rule", rankFilter, "a rule of %s changes the hop limit", has("hoplimit set")},
 		{"rewrite", rankFilter - 1, "a rule of %s rewrites packets", has(" set ")},
 	}
 }

@@ -37,8 +37,10 @@ type Seen struct {
 	Ports []string `json:"ports"`
 	// Grown are the counters that grew while the probes ran, by namespace.
 	Grown map[string]map[string]int `json:"grown"`
-	// Probes are the probes and what became of them.
+	// Probes are the probes and what became of them, and Walks are where some
+	// of those that failed ended.
 	Probes []Probed `json:"probes"`
+	Walks  []Walked `json:"walks"`
 	// Symptoms are those that did not end as they ought to, in words.
 	Symptoms []string `json:"symptoms"`
 	Unread   []string `json:"unread"`
@@ -80,6 +82,7 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	before := l.counters(ctx)
 	l.probe(ctx)
 	l.grown(before, l.counters(ctx))
+	l.walk(ctx)
 
 	l.stores(ctx)
 	if l.out.Diff, err = oracle.Differ(ctx, lab, open); err != nil {
@@ -98,7 +101,7 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 		})
 	}
 	for _, p := range l.plan.Pods {
-		wg.Go(func() { l.sysctls(ctx, p.Name, podSysctls()) })
+		wg.Go(func() { l.sysctls(ctx, p.Name, podSysctls(l.plan)) })
 	}
 	if !l.plan.Existing { // what is between others' machines is not to be entered
 		wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx) })
@@ -168,23 +171,36 @@ func (l *looker) rules(ctx context.Context, space string) {
 // nodeSysctls are those that decide whether a node lets packets pass, and
 // podSysctls those of a pod.
 func nodeSysctls(p *topology.Plan) []string {
-	keys := append(podSysctls(), "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/all/arp_ignore", "net/ipv4/icmp_echo_ignore_all")
-	devs := []string{"cni0"}
+	keys := []string{"net/ipv4/ip_default_ttl", "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/all/arp_ignore", "net/ipv4/icmp_echo_ignore_all"}
+	devs, devs6 := []string{"cni0"}, []string{"cni0"}
 	if p.Network.Backend.Type == "vxlan" {
 		devs = append(devs, fmt.Sprintf("flannel.%d", p.Network.Backend.VNI))
+		devs6 = append(devs6, fmt.Sprintf("flannel-v6.%d", p.Network.Backend.VNI))
 	}
 	if len(p.Nodes) > 0 {
-		devs = append(devs, p.Nodes[0].Underlay().Name)
+		devs, devs6 = append(devs, p.Nodes[0].Underlay().Name), append(devs6, p.Nodes[0].Underlay().Name)
 	}
 	for _, dev := range devs {
 		for _, key := range []string{"rp_filter", "forwarding", "arp_ignore"} {
 			keys = append(keys, "net/ipv4/conf/"+dev+"/"+key)
 		}
 	}
+	if p.Network.EnableIPv6 {
+		keys = append(keys, "net/ipv6/icmp/echo_ignore_all")
+		for _, dev := range devs6 {
+			keys = append(keys, "net/ipv6/conf/"+dev+"/disable_ipv6")
+		}
+	}
 	return keys
 }
 
-func podSysctls() []string { return []string{"net/ipv4/ip_default_ttl"} }
+func podSysctls(p *topology.Plan) []string {
+	keys := []string{"net/ipv4/ip_default_ttl"}
+	if p.Network.EnableIPv6 {
+		keys = append(keys, "net/ipv6/conf/eth0/hop_limit", "net/ipv6/conf/eth0/disable_ipv6")
+	}
+	return keys
+}
 
 func (l *looker) sysctls(ctx context.Context, space string, keys []string) {
 	s, err := l.open.Session(ctx, space)

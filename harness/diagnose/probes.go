@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,8 +16,13 @@ type Probed struct {
 	From, To string
 	// FromNode and ToNode are where they are.
 	FromNode, ToNode string
-	// What is "ping", "ping of N bytes" or "TCP".
+	// What is "ping", "ping of N bytes" or "TCP", over IPv6 if it says so.
 	What string
+	// IPv6 is the family, Size the packet's in bytes, 0 for the usual one, and
+	// Port that of the server, 0 for a ping.
+	IPv6 bool
+	Size int
+	Port int
 	// OK says that it was answered, and Seen what was seen.
 	OK   bool
 	Seen string
@@ -37,22 +40,43 @@ const (
 	maxProbed = 32
 )
 
-// probe sends, from the first pod of each node to that of the next, a small
-// ping, one of the overlay's MTU, and a few bytes over TCP.
-func (l *looker) probe(ctx context.Context) {
-	var pods []topology.Pod
-	for _, n := range l.plan.Nodes {
-		if on := l.plan.PodsOn(n.Name); len(on) > 0 && len(pods) < maxProbed {
-			pods = append(pods, on[0])
-		}
+// families are the plan as each of the overlay's address families sees it.
+func families(p *topology.Plan) []*topology.Plan {
+	var out []*topology.Plan
+	if p.Network.EnableIPv4 {
+		out = append(out, p)
 	}
-	if len(pods) < 2 || !l.plan.Network.EnableIPv4 || !l.plan.Network.Backend.Connects() {
+	if p.Network.EnableIPv6 {
+		out = append(out, p.Over6())
+	}
+	return out
+}
+
+// probe sends, from the first pod of each node to that of the next, a small
+// ping, one of the overlay's MTU, and a few bytes over TCP; over IPv6 as well
+// where there is an overlay of it.
+func (l *looker) probe(ctx context.Context) {
+	if !l.plan.Network.Backend.Connects() {
 		return
 	}
-	results := make([][]Probed, len(pods))
 	var wg sync.WaitGroup
-	for i := range pods {
-		wg.Go(func() { results[i] = l.pair(ctx, &pods[i], &pods[(i+1)%len(pods)]) })
+	var results [][]Probed
+	for _, view := range families(l.plan) {
+		var pods []topology.Pod
+		for _, n := range view.Nodes {
+			if on := view.PodsOn(n.Name); len(on) > 0 && len(pods) < maxProbed {
+				pods = append(pods, on[0])
+			}
+		}
+		if len(pods) < 2 {
+			continue
+		}
+		at := len(results)
+		results = append(results, make([][]Probed, len(pods))...)
+		into := results[at:]
+		for i := range pods {
+			wg.Go(func() { into[i] = l.pair(ctx, view, &pods[i], &pods[(i+1)%len(pods)]) })
+		}
 	}
 	wg.Wait()
 	for _, r := range results {
@@ -65,121 +89,46 @@ func (l *looker) probe(ctx context.Context) {
 	}
 }
 
-func (l *looker) pair(ctx context.Context, from, to *topology.Pod) []Probed {
+func (l *looker) pair(ctx context.Context, view *topology.Plan, from, to *topology.Pod) []Probed {
 	a, err1 := l.open.Session(ctx, from.Name)
 	b, err2 := l.open.Session(ctx, to.Name)
 	if err1 != nil || err2 != nil {
 		l.unread("probes from %s to %s: %v %v", from.Name, to.Name, err1, err2)
 		return nil
 	}
-	mtu := min(l.plan.OverlayMTU(l.plan.Node(from.Node)), l.plan.OverlayMTU(l.plan.Node(to.Node)))
-	made := func(what string, ok bool, seen string) Probed {
-		return Probed{From: from.Name, To: to.Name, FromNode: from.Node, ToNode: to.Node, What: what, OK: ok, Seen: seen}
+	mtu := min(view.OverlayMTU(view.Node(from.Node)), view.OverlayMTU(view.Node(to.Node)))
+	made := Probed{From: from.Name, To: to.Name, FromNode: from.Node, ToNode: to.Node, IPv6: view.Is6()}
+	over := ""
+	if made.IPv6 {
+		over = " over IPv6"
 	}
-	var out []Probed
-	var mu sync.Mutex
+	out := make([]Probed, 3)
 	var wg sync.WaitGroup
-	note := func(p Probed) {
-		mu.Lock()
-		defer mu.Unlock()
-		out = append(out, p)
+	ping := func(into *Probed, what string, size int) {
+		*into = made
+		into.What, into.Size = what+over, size
+		pong, err := a.Ping(ctx, probe.Ping{Dst: to.Address.Addr(), Size: size, DF: size > 0, Wait: probeWait, Tries: probeTries})
+		if into.OK, into.Seen = err == nil && pong.Answered(), pong.String(); err != nil {
+			into.Seen = err.Error()
+		}
 	}
-	for what, ping := range map[string]probe.Ping{
-		"ping": {}, fmt.Sprintf("ping of %d bytes", mtu): {Size: mtu, DF: true},
-	} {
-		wg.Go(func() {
-			ping.Dst, ping.Wait, ping.Tries = to.Address.Addr(), probeWait, probeTries
-			pong, err := a.Ping(ctx, ping)
-			if err != nil {
-				note(made(what, false, err.Error()))
-				return
-			}
-			note(made(what, pong.Answered(), pong.String()))
-		})
-	}
+	wg.Go(func() { ping(&out[0], "ping", 0) })
+	wg.Go(func() { ping(&out[1], fmt.Sprintf("ping of %d bytes", mtu), mtu) })
 	wg.Go(func() {
+		p := &out[2]
+		*p = made
+		p.What = "TCP" + over
 		port, err := b.EchoPort(probe.TCP)
 		if err != nil {
-			note(made("TCP", false, err.Error()))
+			p.Seen = err.Error()
 			return
 		}
+		p.Port = int(port)
 		reply, err := a.Echo(ctx, probe.Echo{Transport: probe.TCP, Server: netip.AddrPortFrom(to.Address.Addr(), port), Wait: probeWait, Tries: probeTries})
-		if err != nil {
-			note(made("TCP", false, err.Error()))
-			return
+		if p.OK, p.Seen = err == nil && reply.Failure == "", reply.String(); err != nil {
+			p.Seen = err.Error()
 		}
-		note(made("TCP", reply.Failure == "", reply.String()))
 	})
 	wg.Wait()
 	return out
-}
-
-// counted are the kernel's counters of packets that it dropped for a reason.
-// Those of pods are the counters of the probes' ends.
-func counted() map[string]bool {
-	return map[string]bool{"Icmp InCsumErrors": true, "Tcp InCsumErrors": true, "Udp InCsumErrors": true, "TcpExt IPReversePathFilter": true}
-}
-
-// counters reads them in every node and pod.
-func (l *looker) counters(ctx context.Context) map[string]map[string]int {
-	out := map[string]map[string]int{}
-	names := []string{}
-	for _, n := range l.plan.Nodes {
-		names = append(names, n.Name)
-	}
-	for _, p := range l.plan.Pods {
-		names = append(names, p.Name)
-	}
-	var mu sync.Mutex
-	wg := newGroup()
-	for _, name := range names {
-		wg.Go(func() {
-			values := map[string]int{}
-			s, err := l.open.Session(ctx, name)
-			for _, file := range []string{"/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"} {
-				var text []byte
-				if err == nil {
-					text, err = s.ReadFile(ctx, file)
-				}
-				parseCounters(string(text), values)
-			}
-			if err != nil {
-				l.unread("counters of %s: %v", name, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			out[name] = values
-		})
-	}
-	wg.Wait()
-	return out
-}
-
-// parseCounters reads the format of /proc/net/snmp: a line of names and a line
-// of values, both after the same title.
-func parseCounters(text string, into map[string]int) {
-	lines := strings.Split(text, "\n")
-	for i := 0; i+1 < len(lines); i += 2 {
-		names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
-		for j := 1; j < min(len(names), len(values)); j++ {
-			key := strings.TrimSuffix(names[0], ":") + " " + names[j]
-			if n, err := strconv.Atoi(values[j]); err == nil && counted()[key] {
-				into[key] = n
-			}
-		}
-	}
-}
-
-// grown notes what grew.
-func (l *looker) grown(before, after map[string]map[string]int) {
-	for name, values := range after {
-		for key, n := range values {
-			if n > before[name][key] {
-				if l.out.Grown[name] == nil {
-					l.out.Grown[name] = map[string]int{}
-				}
-				l.out.Grown[name][key] = n - before[name][key]
-			}
-		}
-	}
 }

@@ -14,6 +14,10 @@ type rule struct {
 const (
 	idLeaseTwice = "lease-twice"
 	idUnknown    = "unknown"
+	// idDrop is a place where the kernel says that it drops packets, and idWalk
+	// one where a walk ended, for a reason that no rule knows.
+	idDrop = "drop"
+	idWalk = "walk"
 )
 
 // The ranks: what a layer needs comes before it.
@@ -25,9 +29,11 @@ const (
 	rankAddress     rank = 70  // an address takes routes with it
 	rankCounter     rank = 66  // a counter that grew under the probes tells what happened to them
 	rankSysctl      rank = 64
+	rankWalk        rank = 62 // where a packet was seen to end, and nothing explains it
 	rankEntry       rank = 60 // neighbours, forwarding entries, routes
 	rankPolicy      rank = 55
 	rankFilter      rank = 50
+	rankGuess       rank = 45 // where one seems to have ended
 	rankStore       rank = 30 // nothing is lost until something changes
 	rankFile        rank = 20 // for pods yet to come
 	rankAgent       rank = 10 // an agent that does nothing does no harm yet
@@ -51,7 +57,7 @@ func IDs() []string {
 	for _, m := range meanings() {
 		ids = append(ids, m.id)
 	}
-	ids = append(ids, idLeaseTwice, idUnknown)
+	ids = append(ids, idLeaseTwice, idUnknown, idDrop, idWalk)
 	slices.Sort(ids)
 	return slices.Compact(ids)
 }

@@ -14,7 +14,10 @@ func settingRules() []rule {
 		{id: "forwarding-device", rank: rankSysctl, find: deviceSetting("forwarding", "does not forward what comes in by %s", func(v string) bool { return v == "0" }, "1")},
 		{id: "arp-ignore", rank: rankSysctl, find: deviceSetting("arp_ignore", "may not answer ARP requests on %s", func(v string) bool { return v != "0" }, "0")},
 		{id: "ttl", rank: rankSysctl, find: setting("net/ipv4/ip_default_ttl", "64", "%s sends with another TTL than 64")},
+		{id: "ttl", rank: rankSysctl, find: deviceSetting("hop_limit", "sends with another hop limit than 64 on %s", func(v string) bool { return v != "64" }, "64")},
 		{id: "echo-ignored", rank: rankSysctl, find: setting("net/ipv4/icmp_echo_ignore_all", "0", "%s answers no ping")},
+		{id: "echo-ignored", rank: rankSysctl, find: setting("net/ipv6/icmp/echo_ignore_all", "0", "%s answers no ping over IPv6")},
+		{id: "ipv6-disabled", rank: rankAddress + 2, find: deviceSetting("disable_ipv6", "has IPv6 switched off on %s", func(v string) bool { return v == "1" }, "0")},
 	}
 }
 
@@ -63,8 +66,7 @@ func deviceSetting(name, title string, bad func(string) bool, want string) func(
 		for _, space := range spaces(seen) {
 			values := seen.Sysctls[space]
 			for _, key := range sortedKeys(values) {
-				dev, is := strings.CutPrefix(key, "net/ipv4/conf/")
-				dev, suffix, _ := strings.Cut(dev, "/")
+				dev, suffix, is := ofDevice(key)
 				if !is || suffix != name || !bad(values[key]) {
 					continue
 				}
@@ -79,6 +81,15 @@ func deviceSetting(name, title string, bad func(string) bool, want string) func(
 		}
 		return out
 	}
+}
+
+// ofDevice takes the key of a device's sysctl apart.
+func ofDevice(key string) (dev, name string, is bool) {
+	words := strings.Split(key, "/")
+	if len(words) != 5 || words[0] != "net" || words[2] != "conf" {
+		return "", "", false
+	}
+	return words[3], words[4], true
 }
 
 // globallyOff reports whether a node's ip_forward is off, which takes that of
@@ -133,9 +144,9 @@ func checksums(seen *Seen) []Cause {
 		if p.OK {
 			continue
 		}
-		for _, protocol := range []string{"Icmp", "Tcp"} {
+		for _, protocol := range []string{"Icmp", "Icmp6", "Tcp"} {
 			grew := seen.Grown[p.To][protocol+" InCsumErrors"]
-			if grew == 0 || (protocol == "Tcp") != (p.What == "TCP") {
+			if grew == 0 || (protocol == "Tcp") != (p.Port != 0) || protocol != "Tcp" && p.IPv6 != (protocol == "Icmp6") {
 				continue
 			}
 			title := fmt.Sprintf("packets of %s arrive with wrong %s checksums", p.FromNode, strings.ToUpper(protocol))

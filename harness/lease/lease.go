@@ -33,6 +33,11 @@ type Lease struct {
 	// is that of its IPv6 device.
 	VNI               int
 	VtepMAC, VtepMAC6 topology.MAC
+	// PublicKey, base64, and Port are the wireguard backend's data. Nonce and
+	// Check, base64, are those of overlabd's ipsec: see docs/backends.md.
+	PublicKey    string
+	Port         int
+	Nonce, Check string
 	// Key is the key's last part.
 	Key string
 }
@@ -224,7 +229,11 @@ func parse(key string, data []byte) (Lease, error) {
 	if subnet.Bits() == 0 { // flannel's "none"
 		l.Subnet, l.PublicIP = netip.Prefix{}, netip.Addr{}
 	}
-	if v.BackendType != "vxlan" {
+	switch v.BackendType {
+	case "wireguard", "ipsec":
+		return l, l.keys(v.BackendData)
+	case "vxlan":
+	default:
 		return l, nil
 	}
 	if l.Subnet.IsValid() {
@@ -238,6 +247,24 @@ func parse(key string, data []byte) (Lease, error) {
 		}
 	}
 	return l, nil
+}
+
+// keys reads what the backends say that encrypt. A lease of another program's
+// ipsec has no data.
+func (l *Lease) keys(data json.RawMessage) error {
+	if len(data) == 0 {
+		return nil
+	}
+	var d struct {
+		PublicKey    string
+		Port         int
+		Nonce, Check string
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return fmt.Errorf("backend data %q: %w", data, err)
+	}
+	l.PublicKey, l.Port, l.Nonce, l.Check = d.PublicKey, d.Port, d.Nonce, d.Check
+	return nil
 }
 
 // vtep reads what the vxlan backend says of one family.

@@ -18,7 +18,7 @@ func (c *cluster) backends() map[string]func(overlay, *topology.Node) []Fact {
 		"udp":       c.udp,
 		"wireguard": c.wireguard,
 		"alloc":     none,
-		"ipsec":     none,
+		"ipsec":     c.ipsec,
 		"extension": none,
 	}
 }
@@ -144,7 +144,7 @@ func (c *cluster) udp(o overlay, n *topology.Node) []Fact {
 // wireguard is the device of the family, which takes the whole network; which
 // peer a packet is for, it knows by the peers' allowed addresses.
 func (c *cluster) wireguard(o overlay, n *topology.Node) []Fact {
-	return c.oneDevice(o, n, o.wireguard, "the tunnel")
+	return append(c.oneDevice(o, n, o.wireguard, "the tunnel"), c.wireguardPeers(o, n)...)
 }
 
 // oneDevice is a device that one route sends the whole network to.

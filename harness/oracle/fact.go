@@ -8,17 +8,21 @@ type Kind string
 // The kinds, in the order in which a diff shows them: what a later one needs
 // comes first.
 const (
-	KindLease     Kind = "lease"
-	KindFile      Kind = "file"
-	KindSysctl    Kind = "sysctl"
-	KindLink      Kind = "link"
-	KindAddress   Kind = "address"
-	KindNeighbour Kind = "neighbour"
-	KindFDB       Kind = "fdb"
-	KindRoute     Kind = "route"
-	KindPolicy    Kind = "policy"
-	KindIPTables  Kind = "iptables"
-	KindNFTables  Kind = "nftables"
+	KindLease      Kind = "lease"
+	KindFile       Kind = "file"
+	KindSysctl     Kind = "sysctl"
+	KindLink       Kind = "link"
+	KindAddress    Kind = "address"
+	KindNeighbour  Kind = "neighbour"
+	KindFDB        Kind = "fdb"
+	KindWireGuard  Kind = "wireguard"
+	KindRoute      Kind = "route"
+	KindPolicy     Kind = "policy"
+	KindXFRMState  Kind = "xfrm-state"
+	KindXFRMPolicy Kind = "xfrm-policy"
+	KindIPTables   Kind = "iptables"
+	KindIP6Tables  Kind = "ip6tables"
+	KindNFTables   Kind = "nftables"
 )
 
 // kinds are all of them, with the command that shows the table.
@@ -37,9 +41,13 @@ func kinds() []struct {
 		{KindAddress, "ip addr"},
 		{KindNeighbour, "ip neigh"},
 		{KindFDB, "bridge fdb"},
+		{KindWireGuard, "wg"},
 		{KindRoute, "ip route"},
 		{KindPolicy, "ip rule"},
+		{KindXFRMState, "ip xfrm state"},
+		{KindXFRMPolicy, "ip xfrm policy"},
 		{KindIPTables, "iptables-save"},
+		{KindIP6Tables, "ip6tables-save"},
 		{KindNFTables, "nft list ruleset"},
 	}
 }

@@ -87,5 +87,8 @@ func (c *cluster) lease(n *topology.Node) Fact {
 			f = f.with(word("VtepMAC", n.VtepMAC.String()))
 		}
 	}
+	if c.plan.Network.EnableIPv6 && c.plan.Network.EnableIPv4 {
+		f = f.with(word("IPv6Subnet", n.PodCIDR6.Masked().String())).with(word("PublicIPv6", n.Underlay().Address6.Addr().String()))
+	}
 	return f.forPeer(n.Name, n.Name+"'s lease")
 }

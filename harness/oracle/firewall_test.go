@@ -49,7 +49,7 @@ table ip flannel-ipv4 {
 }
 `
 	var got []string
-	for _, f := range slices.Concat(iptablesRules(saved), nftRules(ruleset)) {
+	for _, f := range slices.Concat(iptablesRules(KindIPTables, saved), nftRules(ruleset)) {
 		got = append(got, f.Kind.Tool()+": "+f.String())
 	}
 	want := []string{

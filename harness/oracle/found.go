@@ -216,9 +216,11 @@ func (c *cluster) ownedOnNode(n *topology.Node, f Fact) bool {
 		return c.overlayDevice(f.Dev) || f.Alt == ""
 	case KindPolicy:
 		return foreignPolicy(f)
+	case KindXFRMState, KindXFRMPolicy:
+		return c.ownedXFRM(f)
 	case KindFile:
 		return strings.HasPrefix(f.ID, "FLANNEL_") && !n.Agent.ByHand
-	case KindIPTables, KindNFTables:
+	case KindIPTables, KindIP6Tables, KindNFTables:
 		return !n.Agent.ByHand || !strings.Contains(strings.ToUpper(f.ID), "FLANNEL-")
 	}
 	return true

@@ -16,5 +16,11 @@ func leased(l lease.Lease) Fact {
 	if l.BackendType == "vxlan" {
 		f = f.with(word("VNI", itoa(l.VNI))).with(word("VtepMAC", l.VtepMAC.String()))
 	}
+	if l.Subnet6.IsValid() {
+		f = f.with(word("IPv6Subnet", l.Subnet6.String())).with(word("PublicIPv6", text(l.PublicIPv6)))
+		if l.BackendType == "vxlan" {
+			f = f.with(word("IPv6VtepMAC", l.VtepMAC6.String()))
+		}
+	}
 	return f
 }

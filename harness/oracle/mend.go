@@ -36,8 +36,12 @@ func mendMissing(w Fact) string {
 		return ipRule(w) + " add " + w.String()
 	case KindSysctl:
 		return setSysctl(w)
-	case KindIPTables, KindNFTables:
+	case KindIPTables, KindIP6Tables, KindNFTables:
 		return w.rule("-A", "add")
+	case KindWireGuard:
+		return mendPeer(w)
+	case KindXFRMState, KindXFRMPolicy:
+		return mendXFRMMissing(w)
 	case KindFile:
 		return "echo " + w.String() + " >> " + subnetFile
 	}
@@ -62,8 +66,14 @@ func mendExtra(h Fact) string {
 		return "bridge fdb del " + h.without("state").String()
 	case KindPolicy:
 		return ipRule(h) + " del priority " + cmp.Or(h.value("priority"), "0")
-	case KindIPTables, KindNFTables:
+	case KindIPTables, KindIP6Tables, KindNFTables:
 		return h.rule("-D", "delete")
+	case KindWireGuard:
+		if peer := h.value("peer"); peer != "" {
+			return "wg set " + h.Dev + " peer " + peer + " remove"
+		}
+	case KindXFRMState, KindXFRMPolicy:
+		return mendXFRMExtra(h)
 	case KindFile:
 		return "sed -i /^" + h.ID + "=/d " + subnetFile
 	}
@@ -77,6 +87,10 @@ func mendWrong(w, h Fact, c []Change) string {
 		return mendLink(w, c)
 	case KindSysctl:
 		return setSysctl(w)
+	case KindWireGuard:
+		return mendWireGuard(w, c)
+	case KindXFRMPolicy:
+		return mendMissing(w)
 	case KindFile:
 		return "sed -i 's|^" + w.ID + "=.*|" + w.String() + "|' " + subnetFile
 	case KindNeighbour, KindRoute:
@@ -86,7 +100,7 @@ func mendWrong(w, h Fact, c []Change) string {
 		return mendMissing(w)
 	case KindAddress: // the routes by a link go with its last address
 		return mendMissing(w) + " && " + mendExtra(h)
-	case KindFDB, KindPolicy, KindIPTables, KindNFTables:
+	case KindFDB, KindPolicy, KindIPTables, KindIP6Tables, KindNFTables:
 		if add := mendMissing(w); add != "" {
 			return mendExtra(h) + " && " + add
 		}

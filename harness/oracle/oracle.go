@@ -25,9 +25,9 @@ const bridge = "cni0"
 const podLink = "eth0"
 
 // Want returns the facts that every namespace of a plan ought to have, by its
-// name. Leases are the store's, of which only the VTEPs' MACs are taken: all
-// else that they say, the plan says first. A VTEP whose MAC neither fixes is
-// judged by all but that.
+// name. Leases are the store's, of which only the VTEPs' MACs are taken, and
+// WireGuard's keys and ipsec's nonces: all else that they say, the plan says
+// first. A VTEP whose MAC neither fixes is judged by all but that.
 func Want(p *topology.Plan, leases []lease.Lease) map[string][]Fact {
 	return newCluster(p, leases, nil).want()
 }
@@ -35,6 +35,8 @@ func Want(p *topology.Plan, leases []lease.Lease) map[string][]Fact {
 // cluster is a plan with what only a running lab knows.
 type cluster struct {
 	plan *topology.Plan
+	// leases are the store's, for what they alone know.
+	leases []lease.Lease
 	// macs are the VTEPs' MACs by node, of the IPv4 device and the IPv6 one.
 	macs4, macs6 map[string]topology.MAC
 	// planned says that links of pods have the names and MACs of the plan, as
@@ -46,7 +48,7 @@ type cluster struct {
 // device itself.
 func newCluster(p *topology.Plan, leases []lease.Lease, states map[string]*probe.State) *cluster {
 	c := &cluster{
-		plan: p, planned: p.CNI.Conflist == nil,
+		plan: p, leases: leases, planned: p.CNI.Conflist == nil,
 		macs4: map[string]topology.MAC{}, macs6: map[string]topology.MAC{},
 	}
 	for _, n := range p.Nodes {

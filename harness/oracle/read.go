@@ -32,10 +32,15 @@ type Reading struct {
 	// LeasesRead says that the store answered.
 	LeasesRead bool
 	// Files is the text of subnet.env by node, Sysctls the values by node and
-	// key, and IPTables and NFTables what iptables-save and nft print.
-	Files              map[string]string
-	Sysctls            map[string]map[string]string
-	IPTables, NFTables map[string]string
+	// key.
+	Files   map[string]string
+	Sysctls map[string]map[string]string
+	// Printed is what commands print on a node, by the kind of what they show:
+	// of rules, iptables-save, ip6tables-save and nft. A node where one does not
+	// run has none of its kind.
+	Printed map[string]map[Kind]string
+	// WireGuard are the nodes' WireGuard devices, where they have any.
+	WireGuard map[string][]*probe.WireGuard
 	// Unread says what could not be read, and why.
 	Unread []string
 }
@@ -51,7 +56,7 @@ func Read(ctx context.Context, lab topology.Lab, open Sessions, names []string) 
 	p := lab.Plan()
 	r := &reader{lab: lab, open: open, c: newCluster(p, nil, nil), out: &Reading{
 		States: map[string]*probe.State{}, Files: map[string]string{}, Sysctls: map[string]map[string]string{},
-		IPTables: map[string]string{}, NFTables: map[string]string{},
+		Printed: map[string]map[Kind]string{}, WireGuard: map[string][]*probe.WireGuard{},
 	}}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -164,22 +169,29 @@ func (r *reader) node(ctx context.Context, s *probe.Session) error {
 		}
 		values[key] = strings.TrimSpace(string(v))
 	}
-	iptables, err1 := r.run(ctx, name, "iptables-save")
-	nftables, err2 := r.run(ctx, name, "nft", "list", "ruleset")
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.out.Files[name], r.out.Sysctls[name] = string(file), values
-	for _, x := range []struct {
-		into map[string]string
-		text string
-		err  error
-	}{{r.out.IPTables, iptables, err1}, {r.out.NFTables, nftables, err2}} {
-		if x.err != nil {
-			r.out.Unread = append(r.out.Unread, "firewall rules: "+why(x.err))
+	printed := map[Kind]string{}
+	var unread []string
+	for _, x := range r.c.printers() {
+		text, err := r.run(ctx, name, strings.Fields(x.command)...)
+		if err != nil {
+			if !x.optional {
+				unread = append(unread, x.what+": "+why(err))
+			}
 			continue
 		}
-		x.into[name] = x.text
+		printed[x.kind] = text
 	}
+	devices, err := r.wireguard(ctx, s)
+	if err != nil {
+		unread = append(unread, "WireGuard: "+err.Error())
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.out.Files[name], r.out.Sysctls[name], r.out.Printed[name] = string(file), values, printed
+	if err == nil {
+		r.out.WireGuard[name] = devices
+	}
+	r.out.Unread = append(r.out.Unread, unread...)
 	return ctx.Err()
 }
 
@@ -190,6 +202,48 @@ func why(err error) string {
 		return unstarted.Reason
 	}
 	return err.Error()
+}
+
+// printer is a command that shows a kind of fact on a node.
+type printer struct {
+	kind          Kind
+	what, command string
+	// optional says that a machine may do without it.
+	optional bool
+}
+
+// printers are those that a plan's nodes are asked.
+func (c *cluster) printers() []printer {
+	const rules = "firewall rules"
+	all := []printer{{kind: KindIPTables, what: rules, command: "iptables-save"}, {kind: KindNFTables, what: rules, command: "nft list ruleset"}}
+	if c.plan.Network.EnableIPv6 {
+		all = append(all, printer{kind: KindIP6Tables, what: rules, command: "ip6tables-save"})
+	}
+	// Of any backend: what a VPN's policy takes never reaches the tunnel.
+	ipsec := c.plan.Network.Backend.Type == "ipsec"
+	all = append(all, printer{KindXFRMPolicy, "IPsec", "ip xfrm policy", !ipsec})
+	if ipsec {
+		all = append(all, printer{kind: KindXFRMState, what: "IPsec", command: "ip xfrm state"})
+	}
+	return all
+}
+
+// wireguard reads a node's WireGuard devices.
+func (r *reader) wireguard(ctx context.Context, s *probe.Session) ([]*probe.WireGuard, error) {
+	var out []*probe.WireGuard
+	if r.c.plan.Network.Backend.Type != "wireguard" {
+		return nil, nil
+	}
+	for _, o := range r.c.families() {
+		w, err := s.WireGuard(ctx, o.wireguard)
+		if err != nil {
+			return nil, err
+		}
+		if w != nil {
+			out = append(out, w)
+		}
+	}
+	return out, nil
 }
 
 // run returns what a command prints on a node.
@@ -256,17 +310,17 @@ func All(p *topology.Plan) []string {
 
 // readable returns the facts that the reading can tell something of.
 func (c *cluster) readable(name string, want []Fact, r *Reading) []Fact {
-	_, iptables := r.IPTables[name]
-	_, nftables := r.NFTables[name]
 	policies := len(r.States[name].Rules) > 0
 	return slices.DeleteFunc(slices.Clone(want), func(f Fact) bool {
 		switch f.Kind {
 		case KindLease:
 			return !r.LeasesRead
-		case KindIPTables:
-			return !iptables
-		case KindNFTables:
-			return !nftables
+		case KindWireGuard:
+			_, read := r.WireGuard[name]
+			return !read
+		case KindIPTables, KindIP6Tables, KindNFTables, KindXFRMState, KindXFRMPolicy:
+			_, read := r.Printed[name][f.Kind]
+			return !read
 		case KindPolicy:
 			return !policies
 		}
@@ -283,8 +337,14 @@ func (c *cluster) foundBeside(name string, r *Reading) []Fact {
 	for key, value := range r.Sysctls[name] {
 		facts = append(facts, sysctl(key, value))
 	}
-	facts = append(facts, iptablesRules(r.IPTables[name])...)
-	facts = append(facts, nftRules(r.NFTables[name])...)
+	facts = append(facts, iptablesRules(KindIPTables, r.Printed[name][KindIPTables])...)
+	facts = append(facts, iptablesRules(KindIP6Tables, r.Printed[name][KindIP6Tables])...)
+	facts = append(facts, nftRules(r.Printed[name][KindNFTables])...)
+	for _, w := range r.WireGuard[name] {
+		facts = append(facts, foundWireGuard(w)...)
+	}
+	facts = append(facts, xfrmStates(r.Printed[name][KindXFRMState])...)
+	facts = append(facts, xfrmPoliciesOf(r.Printed[name][KindXFRMPolicy])...)
 	return append(facts, c.foundLeases(name, r)...)
 }
 

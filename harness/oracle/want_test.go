@@ -53,6 +53,8 @@ func TestWant(t *testing.T) {
 		{"ipip", "default", "{Backend: {Type: ipip}}", "node-1", "pod-3"},
 		{"udp", "default", "{Backend: {Type: udp}}", "node-1", "pod-3"},
 		{"wireguard", "wireguard", "", "node-1", "pod-3"},
+		{"wireguard-options", "default", "{Backend: {Type: wireguard, ListenPort: 7, PSK: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=, PersistentKeepaliveInterval: 25}}", "node-1", "pod-3"},
+		{"ipsec", "ipsec", "", "node-1", "pod-3"},
 		{"alloc", "default", "{Backend: {Type: alloc}}", "node-1", "pod-3"},
 		{"extension", "extension", "", "node-1", "pod-3"},
 		{"by-hand", "by-hand", "", "by-hand", "pod-3"},
@@ -113,13 +115,22 @@ func TestWantDualStack(t *testing.T) {
 }
 
 // leases are those of a lab whose first agent has chosen a MAC and whose others
-// have none yet.
+// have none yet, and of which the first two have keys.
 func leases(p *topology.Plan) []lease.Lease {
 	n := p.Nodes[0]
-	return []lease.Lease{{
+	all := []lease.Lease{{
 		Subnet: n.PodCIDR.Masked(), PublicIP: n.PublicIP(), BackendType: p.Network.Backend.Type,
 		VtepMAC: topology.MAC{2, 0, 0, 0, 0, 0x11},
 	}}
+	switch p.Network.Backend.Type {
+	case "wireguard":
+		all[0].PublicKey, all[0].Port = "bWFzdGVyJ3MgcHVibGljIGtleTogMzIgYnl0ZXM6IDE=", 51999
+		all = append(all, lease.Lease{Subnet: p.Nodes[1].PodCIDR.Masked(), PublicKey: "bm9kZS0xJ3MgcHVibGljIGtleTogMzIgYnl0ZXM6IDE="})
+	case "ipsec":
+		all[0].Nonce = "kGBjR23tvmDVnxTuKMfyx+I+PUsPvOps43jnS5Gb7YE="
+		all = append(all, lease.Lease{Subnet: p.Nodes[1].PodCIDR.Masked(), Nonce: "tYyHWMZUFwWwvcs90NZeXe1ULuuqO8G+Pp/MyhPiK2s="})
+	}
+	return all
 }
 
 func golden(t *testing.T, file, got string) {

@@ -17,20 +17,22 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; a folder's path and texts by path; keys of kernel parameters and their values; a Knock and a Pong;
-// Changes, a Burst or frames, and nothing.
+// bytes; a folder's path and texts by path; keys of kernel parameters and their
+// values; a name and a WireGuard; a Knock and a Pong; Changes, a Burst or frames,
+// and nothing.
 const (
-	kindPing     = "ping"
-	kindEcho     = "echo"
-	kindEchoPort = "echo-port"
-	kindState    = "state"
-	kindReadFile = "read-file"
-	kindFiles    = "files"
-	kindSysctls  = "sysctls"
-	kindChange   = "change"
-	kindBurst    = "burst"
-	kindInject   = "inject"
-	kindKnock    = "knock"
+	kindPing      = "ping"
+	kindEcho      = "echo"
+	kindEchoPort  = "echo-port"
+	kindState     = "state"
+	kindReadFile  = "read-file"
+	kindFiles     = "files"
+	kindSysctls   = "sysctls"
+	kindWireGuard = "wireguard"
+	kindChange    = "change"
+	kindBurst     = "burst"
+	kindInject    = "inject"
+	kindKnock     = "knock"
 )
 
 // Peer is who answers the session's requests in its place, nil where the

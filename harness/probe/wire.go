@@ -75,6 +75,9 @@ func handlers() map[string]Handler {
 		kindSysctls: handler(func(ctx context.Context, s *Session, keys []string) (map[string]string, error) {
 			return s.Sysctls(ctx, keys...)
 		}),
+		kindWireGuard: handler(func(ctx context.Context, s *Session, dev string) (*WireGuard, error) {
+			return s.WireGuard(ctx, dev)
+		}),
 		kindChange: handler(func(ctx context.Context, s *Session, changes []Change) (struct{}, error) {
 			return struct{}{}, s.Change(ctx, changes...)
 		}),

@@ -41,7 +41,7 @@ func Evidence(dir string, r *suite.Results) ([]string, error) {
 	e := &evidence{dir: dir}
 	e.put(reportFile, func(w io.Writer) error { return JSON(w, r) })
 	if r.Plan != nil {
-		e.put(planFile, func(w io.Writer) error { return indented(w, r.Plan) })
+		e.put(planFile, func(w io.Writer) error { return indented(w, r.Plan.Masked()) })
 	}
 	if len(r.Frames) > 0 {
 		e.put(framesFile, func(w io.Writer) error { return Pcapng(w, r) })

@@ -18,6 +18,7 @@ var formats = []struct {
 	{"json", JSON},
 	{"jsonl", jsonLines},
 	{"junit", JUnit},
+	{"markdown", Markdown},
 	{"html", HTML},
 	{"conformance", ConformanceYAML},
 }

@@ -183,6 +183,36 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// TestEvidenceKeepsSecrets: what is written for others to read has no pre-shared
+// key in it, whatever the file.
+func TestEvidenceKeepsSecrets(t *testing.T) {
+	const secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+	dir := filepath.Join(t.TempDir(), "evidence")
+	r := results()
+	plan := *r.Plan
+	plan.Network.Backend.Type, plan.Network.Backend.PSK = "wireguard", secret
+	r.Plan = &plan
+	paths, err := report.Evidence(dir, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), secret) {
+			t.Errorf("%s has the key", p)
+		}
+		if filepath.Base(p) == "plan.json" && !strings.Contains(string(b), "(hidden)") {
+			t.Errorf("%s does not say that there is one", p)
+		}
+	}
+	if r.Plan.Network.Backend.PSK != secret {
+		t.Error("the plan itself has lost its key")
+	}
+}
+
 func TestEvidenceWithoutFolder(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

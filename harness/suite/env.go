@@ -19,11 +19,13 @@ import (
 // Env is what a check sees: the lab, the means to measure it, and a record of
 // what it found. It is safe for concurrent use.
 type Env struct {
-	run  *run
-	id   string
-	plan *topology.Plan
+	run *run
+	id  string
+	// over6 says that the check judges the plan over IPv6.
+	over6 bool
 
 	mu       sync.Mutex
+	plan     *topology.Plan
 	sealed   bool
 	evidence string
 	findings []Finding
@@ -43,7 +45,21 @@ func (e *Env) Lab() topology.Lab { return e.run.lab }
 
 // Plan returns the plan that the lab is judged against, over IPv6 for a check
 // that says so.
-func (e *Env) Plan() *topology.Plan { return e.plan }
+func (e *Env) Plan() *topology.Plan {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.plan
+}
+
+// Renew takes the lab's plan anew, and drops the sessions of a node and its
+// pods: after their machine has restarted they are other namespaces. Only a check
+// that runs alone may ask for it.
+func (e *Env) Renew(node string) {
+	e.run.renew(node)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.plan = e.run.planFor(e.over6)
+}
 
 // Timeouts returns the run's table.
 func (e *Env) Timeouts() Timeouts { return e.run.o.Timeouts }

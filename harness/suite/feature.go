@@ -88,6 +88,19 @@ type AgentHolder interface {
 	HoldAgent(ctx context.Context, node string) (release func(context.Context) error, err error)
 }
 
+// NodeRestarter is what a Lab also is when it can restart the machine of one
+// node, which ends the pods on it. RestartNode returns when the node is back,
+// with its agent and pods; Plan then tells what of them is new. See Env.Renew.
+type NodeRestarter interface {
+	RestartNode(ctx context.Context, node string) error
+}
+
+// NodeCordoner is what a Lab also is when it can keep new pods off a node, as
+// before its maintenance. A harness that ends uncordons it too.
+type NodeCordoner interface {
+	CordonNode(ctx context.Context, node string) (uncordon func(context.Context) error, err error)
+}
+
 // StoreHolder is what a Lab also is when it can keep its store ended for a
 // while, as AgentHolder keeps an agent. The store's data stay.
 type StoreHolder interface {

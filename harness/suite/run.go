@@ -82,10 +82,11 @@ func (s *Suite) Run(ctx context.Context, lab topology.Lab, o Options) (*Results,
 
 // run is one run of a suite.
 type run struct {
-	lab      topology.Lab
-	plan     *topology.Plan
-	o        Options
-	features []Feature
+	lab topology.Lab
+	// plan is the lab's when the run began, now that of after a restart.
+	plan, now *topology.Plan
+	o         Options
+	features  []Feature
 	// ctx outlives a check: what checks share must not end with the first.
 	ctx context.Context
 
@@ -105,7 +106,8 @@ type run struct {
 
 func newRun(ctx context.Context, lab topology.Lab, o Options) *run {
 	o.defaults()
-	r := &run{lab: lab, plan: lab.Plan(), o: o, ctx: ctx, record: &Record{}}
+	plan := lab.Plan()
+	r := &run{lab: lab, plan: plan, now: plan, o: o, ctx: ctx, record: &Record{}}
 	r.features = Features(r.plan)
 	r.frames.port = uint16(r.plan.Network.Backend.Port)
 	return r
@@ -143,6 +145,28 @@ func (r *run) session(ctx context.Context, name string) (*probe.Session, error) 
 		session.Listen(r.record.heard(name))
 		return session, nil
 	})
+}
+
+// planFor is what the lab is judged against.
+func (r *run) planFor(over6 bool) *topology.Plan {
+	if over6 {
+		return r.now.Over6()
+	}
+	return r.now
+}
+
+// renew takes the plan anew, and closes the sessions of a node and its pods.
+func (r *run) renew(node string) {
+	gone := []string{node}
+	for _, p := range r.now.PodsOn(node) {
+		gone = append(gone, p.Name)
+	}
+	for _, name := range gone {
+		if s, open := r.sessions.drop(name); open {
+			_ = s.Close() // its namespace is gone, and nothing is lost
+		}
+	}
+	r.now = r.lab.Plan()
 }
 
 func (r *run) harmless(ctx context.Context, list []chosen, results []Result) {
@@ -255,10 +279,7 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	}
 	ctx, cancel := context.WithTimeoutCause(withScope(ctx, c.ID), limit, Inconclusivef("the check took longer than %v", limit))
 	defer cancel()
-	env := &Env{run: r, id: c.ID, plan: r.plan}
-	if c.OverIPv6 {
-		env.plan = r.plan.Over6()
-	}
+	env := &Env{run: r, id: c.ID, plan: r.planFor(c.OverIPv6), over6: c.OverIPv6}
 	done := make(chan error, 1)
 	go func() {
 		err := errors.New("the check ended its goroutine")
@@ -338,6 +359,20 @@ func (ms *memos[T]) get(name string, create func() (T, error)) (T, error) {
 		m.value, m.made = v, true
 	}
 	return v, err
+}
+
+// drop forgets one value, and returns it if there is one.
+func (ms *memos[T]) drop(name string) (value T, there bool) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m := ms.m[name]
+	delete(ms.m, name)
+	if m == nil {
+		return value, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.value, m.made
 }
 
 func (ms *memos[T]) forget() {

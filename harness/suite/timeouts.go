@@ -15,6 +15,9 @@ type Timeouts struct {
 	Store time.Duration
 	// Restart is how long an agent may take to end and be ready again.
 	Restart time.Duration
+	// Machine is how long a node's machine may take to restart, and its pods to
+	// come back.
+	Machine time.Duration
 	// Converge is how long the lab may take to follow a change.
 	Converge time.Duration
 	// Outage is for how long checks take away what the lab must do without.
@@ -30,6 +33,7 @@ func DefaultTimeouts() Timeouts {
 		Sentinel: 2 * time.Second,
 		Store:    5 * time.Second,
 		Restart:  10 * time.Second,
+		Machine:  45 * time.Second,
 		Converge: 5 * time.Second,
 		Outage:   2 * time.Second,
 		Check:    60 * time.Second,
@@ -39,7 +43,7 @@ func DefaultTimeouts() Timeouts {
 // Scale returns the table with every duration multiplied, for slow machines;
 // an outage is no longer there.
 func (t Timeouts) Scale(by float64) Timeouts {
-	for _, d := range []*time.Duration{&t.Reply, &t.Sentinel, &t.Store, &t.Restart, &t.Converge, &t.Check} {
+	for _, d := range []*time.Duration{&t.Reply, &t.Sentinel, &t.Store, &t.Restart, &t.Machine, &t.Converge, &t.Check} {
 		*d = time.Duration(float64(*d) * by)
 	}
 	return t

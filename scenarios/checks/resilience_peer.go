@@ -16,20 +16,33 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-// peerJoins adds a node to the store (RS-02).
+// peerJoins adds a node to the store (RS-02). Where the lab can, one that was
+// there leaves and joins again in earnest: its machine restarts.
 func peerJoins(ctx context.Context, env *suite.Env) error {
 	g, err := newGhost(env)
 	if err != nil {
 		return err
 	}
 	took, err := g.join(ctx)
-	env.Evidence("%s served a new lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took))
+	joined := fmt.Sprintf("%s served a new lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took))
+	env.Evidence("%s", joined)
+	restarter, can := env.Lab().(suite.NodeRestarter)
+	if err != nil || !can {
+		return err
+	}
+	passed, err := machineRestarted(ctx, env, restarter)
+	env.Evidence("%s%s", joined, passed)
 	return err
 }
 
-// peerLeaves takes one away again (RS-03).
+// peerLeaves takes one away again (RS-03). Where the lab can, another node is
+// cordoned meanwhile, which has not left.
 func peerLeaves(ctx context.Context, env *suite.Env) error {
 	g, err := newGhost(env)
+	if err != nil {
+		return err
+	}
+	held, err := cordoned(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -40,7 +53,11 @@ func peerLeaves(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	took, err := g.gone(ctx)
-	env.Evidence("%s forgot the lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took))
+	if err != nil {
+		return err
+	}
+	passed, err := held.end(ctx, env)
+	env.Evidence("%s forgot the lease of %s within %v%s", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took), passed)
 	return err
 }
 

@@ -12,12 +12,12 @@ func addressFaults() []Fault {
 	vxlan := []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.VXLAN}
 	return []Fault{
 		{
-			ID: "ADDR-01", Title: "{node}'s cni0 has no address", Breaks: "pods of {node} have no gateway", Case: "a network service that flushes addresses",
+			ID: "ADDR-01", Twin: true, Title: "{node}'s cni0 has no address", Breaks: "pods of {node} have no gateway", Case: "a network service that flushes addresses",
 			Checks: []string{"DP-01", "TTL-02", "TTL-03"}, Causes: []string{"address-missing"}, Needs: pods,
 			Break: func(s *Scene) { s.moveAddress(bridge, s.node.Gateway().String(), "") },
 		},
 		{
-			ID: "ADDR-02", Title: "{node}'s cni0 has the gateway's address of another", Breaks: "pods of {node} have no gateway",
+			ID: "ADDR-02", Twin: true, Title: "{node}'s cni0 has the gateway's address of another", Breaks: "pods of {node} have no gateway",
 			Case:   "cni0 already has an IP address different from …",
 			Checks: []string{"DP-01", "TTL-02", "TTL-03"}, Causes: []string{"address-wrong"}, Needs: pods,
 			Break: func(s *Scene) {
@@ -25,32 +25,32 @@ func addressFaults() []Fault {
 			},
 		},
 		{
-			ID: "ADDR-03", Title: "{node}'s flannel device has no address", Breaks: "{node} itself does not reach pods of other nodes",
+			ID: "ADDR-03", Twin: true, Title: "{node}'s flannel device has no address", Breaks: "{node} itself does not reach pods of other nodes",
 			Case:   "a network service that flushes addresses",
 			Checks: []string{"DP-04", "NM-04"}, Causes: []string{"address-missing"}, Needs: vxlan,
 			Break: func(s *Scene) {
 				s.pause(s.node)
-				s.moveAddress(s.vtep(), s.node.PodCIDR.Masked().Addr().String()+"/32", "")
+				s.moveAddress(s.vtep(), s.host(), "")
 			},
 		},
 		{
-			ID: "ADDR-04", Title: "{node}'s flannel device has the subnet, not its /32", Breaks: "{node} looks for its own pods in the tunnel too",
+			ID: "ADDR-04", Twin: true, Title: "{node}'s flannel device has the subnet, not its /32", Breaks: "{node} looks for its own pods in the tunnel too",
 			Case:   "flannel before 0.8",
 			Checks: []string{"DP-04"}, Causes: []string{"address-wrong"}, Needs: vxlan,
 			Break: func(s *Scene) {
-				a := s.node.PodCIDR.Masked().Addr().String()
 				s.pause(s.node)
-				s.moveAddress(s.vtep(), a+"/32", a+"/16")
+				s.moveAddress(s.vtep(), s.host(), fmt.Sprintf("%s/%d", s.node.PodCIDR.Masked().Addr(), s.plan.Network.Network.Bits()))
 			},
 		},
 		{
-			ID: "ADDR-05", Title: "{node}'s flannel device has an address too many", Breaks: "{node} may speak to pods from an address that is nobody's",
+			ID: "ADDR-05", Twin: true, Title: "{node}'s flannel device has an address too many", Breaks: "{node} may speak to pods from an address that is nobody's",
 			Case:   "flannel #1282",
 			Checks: []string{"DP-04"}, Causes: []string{"address-extra"}, Needs: vxlan,
 			Break: func(s *Scene) {
-				a := s.spare().Addr().String() + "/32"
+				a := s.spare().Addr()
+				one := fmt.Sprintf("%s/%d", a, a.BitLen())
 				s.pause(s.node)
-				s.on(s.node.Name, "ip addr add "+a+" dev "+s.vtep(), "ip addr del "+a+" dev "+s.vtep())
+				s.on(s.node.Name, s.addAddress(one, s.vtep()), "ip addr del "+one+" dev "+s.vtep())
 			},
 		},
 		{
@@ -68,7 +68,7 @@ func addressFaults() []Fault {
 			},
 		},
 		{
-			ID: "ADDR-07", Title: "{node}'s address on the underlay has changed", Breaks: "pods of {node} and of other nodes do not reach each other",
+			ID: "ADDR-07", Twin: true, Title: "{node}'s address on the underlay has changed", Breaks: "pods of {node} and of other nodes do not reach each other",
 			Case:   "a lease of DHCP that ended",
 			Checks: []string{"TTL-03", "NM-02"}, Causes: []string{"address-wrong"}, Needs: pods,
 			Break: func(s *Scene) {
@@ -94,10 +94,26 @@ func (s *Scene) podRoutes() []string {
 // if that is not empty. The kernel takes routes away with an address.
 func (s *Scene) moveAddress(dev, from, to string) {
 	do := []string{"ip addr del " + from + " dev " + dev}
-	undo := []string{"ip addr add " + from + " dev " + dev}
+	undo := []string{s.addAddress(from, dev)}
 	if to != "" {
-		do = append(do, "ip addr add "+to+" dev "+dev)
+		do = append(do, s.addAddress(to, dev))
 		undo = append([]string{"ip addr del " + to + " dev " + dev}, undo...)
 	}
 	s.script(s.node.Name, do, append(undo, s.routesVia(s.node.Name, dev)...))
+}
+
+// addAddress is the command that adds an address. One of IPv6 is used at once:
+// the kernel would else look first whether another has it.
+func (s *Scene) addAddress(address, dev string) string {
+	if s.plan.Is6() {
+		return "ip addr add " + address + " dev " + dev + " nodad"
+	}
+	return "ip addr add " + address + " dev " + dev
+}
+
+// host is the address of the overlay's device: the first of the node's subnet,
+// alone.
+func (s *Scene) host() string {
+	a := s.node.PodCIDR.Masked().Addr()
+	return fmt.Sprintf("%s/%d", a, a.BitLen())
 }

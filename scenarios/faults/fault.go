@@ -50,6 +50,9 @@ type Fault struct {
 	// Blinds says that the fault takes away what the checks measure by, so that
 	// inconclusive is all that they can say.
 	Blinds bool
+	// Twin says that it is the same over IPv6, where Break finds IPv6's part of
+	// the lab in the place of IPv4's; IPv6 says that this is that twin.
+	Twin, IPv6 bool
 	// Needs are what the lab must offer.
 	Needs []suite.Feature
 	// Break tells the scene the steps.
@@ -64,11 +67,12 @@ func (f *Fault) Family() string {
 
 // All returns the faults, family by family.
 func All() []Fault {
-	return slices.Concat(
+	all := slices.Concat(
 		fdbFaults(), neighbourFaults(), routeFaults(), addressFaults(), macFaults(),
 		mtuFaults(), vxlanFaults(), linkFaults(), sysctlFaults(), ruleFaults(),
 		checksumFaults(), ipamFaults(), leaseFaults(), agentFaults(), cniFaults(), storeFaults(),
 	)
+	return append(all, overIPv6(all)...)
 }
 
 // Find returns the fault of that ID, without regard to case.

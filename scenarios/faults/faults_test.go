@@ -15,7 +15,7 @@ import (
 
 // TestTable: every fault says what a reader and the mutation run need of it.
 func TestTable(t *testing.T) {
-	id := regexp.MustCompile(`^[A-Z]+-[0-9]{2}$`)
+	id := regexp.MustCompile(`^(DS/)?[A-Z]+-[0-9]{2}$`)
 	// Families of checks, which no family of faults may be called like.
 	taken := []string{"NM", "TTL", "DP", "CP", "WF", "BE", "MTU", "PF", "SC", "RS", "IP", "CN", "NT", "FW", "SE", "DS"}
 	seen := map[string]bool{}
@@ -37,8 +37,8 @@ func TestTable(t *testing.T) {
 				t.Errorf("%s: no diagnosis is called %q", f.ID, c)
 			}
 		}
-		if len(f.Needs) > 0 && !slices.ContainsFunc(f.Needs, func(x suite.Feature) bool { return x == "IPv4 overlay" }) {
-			t.Errorf("%s: it needs an IPv4 overlay, and does not say so", f.ID)
+		if len(f.Needs) > 0 && !slices.ContainsFunc(f.Needs, func(x suite.Feature) bool { return x == suite.IPv4 || x == suite.IPv6 && f.IPv6 }) {
+			t.Errorf("%s: it needs an overlay of its family, and does not say so", f.ID)
 		}
 	}
 	if _, err := Find("fdb-02"); err != nil {
@@ -88,7 +88,7 @@ func TestInjectAndClear(t *testing.T) {
 	lab := labtest.Up(t, labtest.Plan(2, 1, 1500))
 	path := t.TempDir() + "/faults.json"
 	fdb := func() string {
-		s, err := newScene(t.Context(), lab, Where{})
+		s, err := newScene(t.Context(), lab, lab.Plan(), Where{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestInjectAndClear(t *testing.T) {
 		t.Errorf("half a fault is left: %q, %v", v, err)
 	}
 	for _, w := range []Where{{Node: "no-such"}, {Peer: "no-such"}, {Node: "master", Peer: "master"}} {
-		if _, err := newScene(t.Context(), lab, w); err == nil {
+		if _, err := newScene(t.Context(), lab, lab.Plan(), w); err == nil {
 			t.Errorf("%+v: no error", w)
 		}
 	}

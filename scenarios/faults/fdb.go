@@ -9,7 +9,7 @@ func fdbFaults() []Fault {
 	const breaks = "pods of {node} do not reach those of {peer}"
 	return []Fault{
 		{
-			ID: "FDB-01", Title: "{node} has no FDB entry for {peer}", Breaks: breaks, Case: "flannel #869, #877",
+			ID: "FDB-01", Twin: true, Title: "{node} has no FDB entry for {peer}", Breaks: breaks, Case: "flannel #869, #877",
 			Checks: []string{"CP-02", "TTL-03", "NM-02"}, Causes: []string{"fdb-missing"}, Needs: needs,
 			Break: func(s *Scene) {
 				e := s.peerFDB().String()
@@ -18,7 +18,7 @@ func fdbFaults() []Fault {
 			},
 		},
 		{
-			ID: "FDB-02", Title: "{node}'s FDB entry for {peer} leads to no node", Breaks: breaks, Case: "flannel #533",
+			ID: "FDB-02", Twin: true, Title: "{node}'s FDB entry for {peer} leads to no node", Breaks: breaks, Case: "flannel #533",
 			Checks: []string{"CP-02", "TTL-03", "NM-02"}, Causes: []string{"fdb-wrong"}, Needs: needs,
 			Break: func(s *Scene) {
 				e := s.peerFDB()
@@ -29,7 +29,7 @@ func fdbFaults() []Fault {
 			},
 		},
 		{
-			ID: "FDB-03", Title: "{node}'s FDB entry for {peer} has an old MAC", Breaks: breaks, Case: "flannel #1036",
+			ID: "FDB-03", Twin: true, Title: "{node}'s FDB entry for {peer} has an old MAC", Breaks: breaks, Case: "flannel #1036",
 			Checks: []string{"CP-02", "TTL-03", "NM-02"}, Causes: []string{"fdb-missing", "fdb-wrong"}, Needs: needs,
 			Break: func(s *Scene) {
 				e := s.peerFDB()
@@ -41,7 +41,7 @@ func fdbFaults() []Fault {
 			},
 		},
 		{
-			ID: "FDB-04", Title: "{node} has an all-zero FDB entry, which floods", Case: "tutorials that lead multicast by hand",
+			ID: "FDB-04", Twin: true, Title: "{node} has an all-zero FDB entry, which floods", Case: "tutorials that lead multicast by hand",
 			Breaks: "frames to unknown MACs go to {peer}",
 			Checks: []string{"CP-02"}, Causes: []string{"fdb-flood"}, Needs: needs,
 			Break: func(s *Scene) {
@@ -52,7 +52,7 @@ func fdbFaults() []Fault {
 			},
 		},
 		{
-			ID: "FDB-05", Title: "{node} has an FDB entry of a node that is gone", Case: "flannel #2554",
+			ID: "FDB-05", Twin: true, Title: "{node} has an FDB entry of a node that is gone", Case: "flannel #2554",
 			Breaks: "nothing yet: the next node with that MAC or address is misled",
 			Checks: []string{"CP-02"}, Causes: []string{"fdb-extra"}, Needs: needs,
 			Break: func(s *Scene) {
@@ -63,7 +63,7 @@ func fdbFaults() []Fault {
 			},
 		},
 		{
-			ID: "FDB-06", Title: "{node}'s FDB entry for {peer} was learned", Case: "a VXLAN device with learning",
+			ID: "FDB-06", Twin: true, Title: "{node}'s FDB entry for {peer} was learned", Case: "a VXLAN device with learning",
 			Breaks: "pods of {node} lose those of {peer} when the entry has aged",
 			Checks: []string{"CP-02"}, Causes: []string{"fdb-wrong"}, Needs: needs,
 			Break: func(s *Scene) {
@@ -75,7 +75,7 @@ func fdbFaults() []Fault {
 			},
 		},
 		{
-			ID: "FDB-07", Title: "{node}'s FDB entry for {peer} leads to another node", Breaks: breaks, Case: "an address given to another machine",
+			ID: "FDB-07", Twin: true, Title: "{node}'s FDB entry for {peer} leads to another node", Breaks: breaks, Case: "an address given to another machine",
 			Checks: []string{"CP-02", "WF-01", "TTL-03"}, Causes: []string{"fdb-wrong"}, Needs: append(needs, ThreeNodes),
 			Break: func(s *Scene) {
 				e := s.peerFDB()

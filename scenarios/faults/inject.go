@@ -23,7 +23,11 @@ func Inject(ctx context.Context, lab topology.Lab, j Journal, f Fault, w Where) 
 		if slices.ContainsFunc(all, func(r Record) bool { return r.ID == f.ID }) {
 			return fmt.Errorf("fault %s is in already; `overlab fault clear %s` takes it out", f.ID, f.ID)
 		}
-		s, err := newScene(ctx, lab, w)
+		plan := lab.Plan()
+		if f.IPv6 {
+			plan = plan.Over6()
+		}
+		s, err := newScene(ctx, lab, plan, w)
 		if err != nil {
 			return err
 		}

@@ -14,19 +14,19 @@ func leaseFaults() []Fault {
 	const breaks = "nobody reaches the pods of {node} from another node"
 	return []Fault{
 		{
-			ID: "LEASE-01", Title: "{node}'s lease has another MAC than its device", Breaks: breaks, Case: "flannel #1788, #1795",
+			ID: "LEASE-01", Twin: true, Title: "{node}'s lease has another MAC than its device", Breaks: breaks, Case: "flannel #1788, #1795",
 			Checks: []string{"DP-05", "CP-06", "TTL-03"}, Causes: []string{"link-mac"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.pause(s.node)
-				s.alter(s.node, func(v map[string]any) { backendData(v)["VtepMAC"] = nobodyMAC().String() })
+				s.alter(s.node, func(v map[string]any) { s.backendData(v)["VtepMAC"] = nobodyMAC().String() })
 			},
 		},
 		{
-			ID: "LEASE-02", Title: "{node}'s lease has another address than the node", Breaks: breaks, Case: "flannel #1119, #620: --iface",
+			ID: "LEASE-02", Twin: true, Title: "{node}'s lease has another address than the node", Breaks: breaks, Case: "flannel #1119, #620: --iface",
 			Checks: []string{"CP-06", "CP-02", "TTL-03"}, Causes: []string{"lease-address"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.pause(s.node)
-				s.alter(s.node, func(v map[string]any) { v["PublicIP"] = s.nobody().String() })
+				s.alter(s.node, func(v map[string]any) { v[s.publicIP()] = s.nobody().String() })
 			},
 		},
 		{
@@ -42,7 +42,7 @@ func leaseFaults() []Fault {
 			Break: func(s *Scene) {
 				value := s.changed(s.lease(s.node).Value, func(v map[string]any) {
 					v["PublicIP"] = s.nobody().String()
-					backendData(v)["VtepMAC"] = nobodyMAC().String()
+					s.backendData(v)["VtepMAC"] = nobodyMAC().String()
 				})
 				s.put(lease.Key(s.spare()), value)
 			},
@@ -66,7 +66,7 @@ func leaseFaults() []Fault {
 			Checks: []string{"CP-06"}, Causes: []string{"lease-vni"}, Needs: needs,
 			Break: func(s *Scene) {
 				s.pause(s.node)
-				s.alter(s.node, func(v map[string]any) { backendData(v)["VNI"] = json.Number("4096") })
+				s.alter(s.node, func(v map[string]any) { s.backendData(v)["VNI"] = json.Number("4096") })
 			},
 		},
 		{

@@ -20,12 +20,12 @@ func linkFaults() []Fault {
 			Break: func(s *Scene) { s.down(s.node.Name, bridge) },
 		},
 		{
-			ID: "LINK-02", Title: "{node}'s flannel device is down", Breaks: "pods of {node} and of other nodes do not reach each other", Case: "flannel #1434",
+			ID: "LINK-02", Twin: true, Title: "{node}'s flannel device is down", Breaks: "pods of {node} and of other nodes do not reach each other", Case: "flannel #1434",
 			Checks: []string{"DP-04", "TTL-03", "CP-03"}, Causes: []string{"link-down"}, Needs: vxlan,
 			Break: func(s *Scene) { s.pause(s.node); s.down(s.node.Name, s.vtep()) },
 		},
 		{
-			ID: "LINK-03", Title: "{node}'s flannel device is gone", Breaks: "pods of {node} and of other nodes do not reach each other", Case: "flannel #1759, #2272 (K2)",
+			ID: "LINK-03", Twin: true, Title: "{node}'s flannel device is gone", Breaks: "pods of {node} and of other nodes do not reach each other", Case: "flannel #1759, #2272 (K2)",
 			Checks: []string{"DP-04", "CP-01", "TTL-03"}, Causes: []string{"link-missing"}, Needs: vxlan,
 			Break: func(s *Scene) {
 				l := s.link(s.node.Name, s.vtep())
@@ -79,6 +79,12 @@ func (s *Scene) down(space, dev string) {
 	back := s.routesVia(space, dev)
 	if space == s.node.Name {
 		back = s.hung(dev)
+	}
+	if s.plan.Is6() { // whose addresses go with the link
+		l := s.link(space, dev)
+		for _, a := range l.IPv6() {
+			back = append([]string{s.addAddress(a.String(), dev)}, back...)
+		}
 	}
 	s.script(space, []string{fmt.Sprintf("ip link set %s down", dev)}, append([]string{fmt.Sprintf("ip link set %s up", dev)}, back...))
 }

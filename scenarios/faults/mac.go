@@ -11,7 +11,7 @@ func macFaults() []Fault {
 	vxlan := []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.FullMesh}
 	return []Fault{
 		{
-			ID: "MAC-01", Title: "{node}'s flannel device has another MAC than its lease", Breaks: "nobody reaches the pods of {node} from another node",
+			ID: "MAC-01", Twin: true, Title: "{node}'s flannel device has another MAC than its lease", Breaks: "nobody reaches the pods of {node} from another node",
 			Case:   "systemd-udev's MACAddressPolicy=persistent (flannel #1155, #1788)",
 			Checks: []string{"DP-05", "TTL-03", "CP-06"}, Causes: []string{"link-mac"}, Needs: vxlan,
 			Break: func(s *Scene) {
@@ -21,7 +21,7 @@ func macFaults() []Fault {
 			},
 		},
 		{
-			ID: "MAC-02", Title: "{node}'s flannel device has {peer}'s MAC", Breaks: "pods of {node} do not reach those of other nodes",
+			ID: "MAC-02", Twin: true, Title: "{node}'s flannel device has {peer}'s MAC", Breaks: "pods of {node} do not reach those of other nodes",
 			Case:   "machines cloned with their machine-id (flannel #1330)",
 			Checks: []string{"DP-05", "TTL-03", "CP-06"}, Causes: []string{"link-mac"}, Needs: vxlan,
 			Break: func(s *Scene) {

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/overlab/overlab/harness/suite"
 )
@@ -22,7 +23,7 @@ func mtuFaults() []Fault {
 			},
 		},
 		{
-			ID: "PMTU-02", Title: "{node}'s route to {peer}'s pods has a small MTU", Breaks: "large packets that must not be fragmented are refused", Case: "a routing daemon, a tuned route",
+			ID: "PMTU-02", Twin: true, Title: "{node}'s route to {peer}'s pods has a small MTU", Breaks: "large packets that must not be fragmented are refused", Case: "a routing daemon, a tuned route",
 			Checks: []string{"MTU-01", "CP-03"}, Causes: []string{"route-wrong"}, Needs: vxlan,
 			Break: func(s *Scene) {
 				s.forgetMTUs()
@@ -60,12 +61,12 @@ func mtuFaults() []Fault {
 			},
 		},
 		{
-			ID: "PMTU-07", Title: "something between the nodes drops large packets silently", Breaks: hangs, Case: "a VPN that drops, and filters ICMP 3/4",
+			ID: "PMTU-07", Twin: true, Title: "something between the nodes drops large packets silently", Breaks: hangs, Case: "a VPN that drops, and filters ICMP 3/4",
 			Checks: []string{"MTU-01", "MTU-05"}, Causes: []string{"filter-size"}, Needs: vxlan,
 			Break: func(s *Scene) {
 				s.forgetMTUs()
-				s.nft(s.node.Name, "ip", "filter hook postrouting priority 300",
-					fmt.Sprintf("oifname %s ip length > %d drop", s.uplink(), s.node.Underlay().MTU-100))
+				s.nft(s.node.Name, s.layer(), "filter hook postrouting priority 300",
+					fmt.Sprintf("oifname %s %s length > %d drop", s.uplink(), s.layer(), s.node.Underlay().MTU-100))
 			},
 		},
 	}
@@ -81,7 +82,7 @@ func (s *Scene) mtu(space, dev string, mtu int) {
 // that it has taught them: a kernel keeps one for ten minutes.
 func (s *Scene) forgetMTUs() {
 	flush := func(space string) {
-		s.steps = append(s.steps, Step{Undo: Op{Space: space, Argv: []string{"ip", "route", "flush", "cache"}}})
+		s.steps = append(s.steps, Step{Undo: Op{Space: space, Argv: append(strings.Fields(s.ip()), "route", "flush", "cache")}})
 	}
 	for _, n := range s.plan.Nodes {
 		flush(n.Name)

@@ -14,7 +14,7 @@ func neighbourFaults() []Fault {
 	const breaks = "pods of {node} do not reach those of {peer}"
 	return []Fault{
 		{
-			ID: "ARP-01", Title: "{node} has no neighbour entry for {peer}", Breaks: breaks, Case: "flannel #1070",
+			ID: "ARP-01", Twin: true, Title: "{node} has no neighbour entry for {peer}", Breaks: breaks, Case: "flannel #1070",
 			Checks: []string{"CP-01", "TTL-03", "NM-02"}, Causes: []string{"neighbour-missing"}, Needs: needs,
 			Break: func(s *Scene) {
 				n := s.peerNeighbour()
@@ -23,7 +23,7 @@ func neighbourFaults() []Fault {
 			},
 		},
 		{
-			ID: "ARP-02", Title: "{node}'s neighbour entry for {peer} has an old MAC", Breaks: breaks, Case: "flannel #533, #1036",
+			ID: "ARP-02", Twin: true, Title: "{node}'s neighbour entry for {peer} has an old MAC", Breaks: breaks, Case: "flannel #533, #1036",
 			Checks: []string{"CP-01", "WF-03", "TTL-03"}, Causes: []string{"neighbour-wrong"}, Needs: needs,
 			Break: func(s *Scene) {
 				n := s.peerNeighbour()
@@ -34,7 +34,7 @@ func neighbourFaults() []Fault {
 			},
 		},
 		{
-			ID: "ARP-03", Title: "{node}'s neighbour entry for {peer} is not permanent", Case: "an entry set by hand, without nud permanent",
+			ID: "ARP-03", Twin: true, Title: "{node}'s neighbour entry for {peer} is not permanent", Case: "an entry set by hand, without nud permanent",
 			Breaks: "pods of {node} lose those of {peer} some seconds after the entry is used",
 			Checks: []string{"CP-01"}, Causes: []string{"neighbour-wrong"}, Needs: needs,
 			Break: func(s *Scene) {
@@ -44,7 +44,7 @@ func neighbourFaults() []Fault {
 			},
 		},
 		{
-			ID: "ARP-04", Title: "{node} has a neighbour entry of a node that is gone", Case: "flannel #2554",
+			ID: "ARP-04", Twin: true, Title: "{node} has a neighbour entry of a node that is gone", Case: "flannel #2554",
 			Breaks: "nothing yet: the next node with that subnet is misled",
 			Checks: []string{"CP-01"}, Causes: []string{"neighbour-extra"}, Needs: needs,
 			Break: func(s *Scene) {
@@ -54,7 +54,7 @@ func neighbourFaults() []Fault {
 			},
 		},
 		{
-			ID: "ARP-05", Title: "{node} has a wrong MAC for {peer} on the underlay", Breaks: breaks + ", nor the nodes each other",
+			ID: "ARP-05", Twin: true, Title: "{node} has a wrong MAC for {peer} on the underlay", Breaks: breaks + ", nor the nodes each other",
 			Case:   "an address that two machines have",
 			Checks: []string{"TTL-03", "NM-02"}, Causes: []string{"neighbour-underlay"}, Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.SegmentPeers},
 			Break: func(s *Scene) {

@@ -14,19 +14,19 @@ func ruleFaults() []Fault {
 	const apart = "pods of {node} and of other nodes do not reach each other"
 	return []Fault{
 		{
-			ID: "RULE-01", Title: "{node} drops what it forwards, before flannel's rules", Breaks: apart, Case: "firewalld, a policy engine (flannel #375, #2055)",
+			ID: "RULE-01", Twin: true, Title: "{node} drops what it forwards, before flannel's rules", Breaks: apart, Case: "firewalld, a policy engine (flannel #375, #2055)",
 			Checks: []string{"TTL-03", "NM-02", "FW-01"}, Causes: []string{"filter"}, Needs: pods,
 			Break: func(s *Scene) {
-				s.nft(s.node.Name, "ip", "filter hook forward priority -10", "ip saddr "+s.plan.Network.Network.String()+" drop")
+				s.nft(s.node.Name, s.layer(), "filter hook forward priority -10", s.layer()+" saddr "+s.plan.Network.Network.String()+" drop")
 			},
 		},
 		{
-			ID: "RULE-02", Title: "{node}'s FORWARD policy is DROP, without flannel's rules", Breaks: apart, Case: "Docker 1.13 (flannel #872, #799)",
+			ID: "RULE-02", Twin: true, Title: "{node}'s FORWARD policy is DROP, without flannel's rules", Breaks: apart, Case: "Docker 1.13 (flannel #872, #799)",
 			Checks: []string{"TTL-03", "NM-02", "FW-01"}, Causes: []string{"filter-policy"}, Needs: masq,
 			Break: func(s *Scene) {
 				s.pause(s.node)
-				s.step(s.node.Name, forwardJump("-D"), forwardJump("-A"))
-				s.on(s.node.Name, "iptables -P FORWARD DROP", "iptables -P FORWARD ACCEPT")
+				s.step(s.node.Name, s.forwardJump("-D"), s.forwardJump("-A"))
+				s.on(s.node.Name, s.iptables()+" -P FORWARD DROP", s.iptables()+" -P FORWARD ACCEPT")
 			},
 		},
 		{
@@ -38,25 +38,25 @@ func ruleFaults() []Fault {
 			},
 		},
 		{
-			ID: "RULE-04", Title: "{node} drops VXLAN that comes in", Breaks: apart, Case: "a security group without UDP 8472 (flannel #2388)",
+			ID: "RULE-04", Twin: true, Title: "{node} drops VXLAN that comes in", Breaks: apart, Case: "a security group without UDP 8472 (flannel #2388)",
 			Checks: []string{"TTL-03", "NM-02"}, Causes: []string{"filter-tunnel"}, Needs: vxlan,
 			Break: func(s *Scene) {
-				s.nft(s.node.Name, "ip", "filter hook input priority -10", fmt.Sprintf("udp dport %d drop", s.plan.Network.Backend.Port))
+				s.nft(s.node.Name, s.layer(), "filter hook input priority -10", fmt.Sprintf("udp dport %d drop", s.plan.Network.Backend.Port))
 			},
 		},
 		{
-			ID: "RULE-05", Title: "the network between the nodes drops UDP 8472", Breaks: "pods reach only those of their own node", Case: "NSX and VMware, which use the port themselves (flannel #423)",
+			ID: "RULE-05", Twin: true, Title: "the network between the nodes drops UDP 8472", Breaks: "pods reach only those of their own node", Case: "NSX and VMware, which use the port themselves (flannel #423)",
 			Checks: []string{"TTL-03", "NM-02"}, Causes: []string{"filter-tunnel"}, Elsewhere: true, Needs: vxlan,
 			Break: func(s *Scene) {
-				s.nft(underlay, "bridge", "filter hook forward priority -10", fmt.Sprintf("ether type ip udp dport %d drop", s.plan.Network.Backend.Port))
+				s.nft(underlay, "bridge", "filter hook forward priority -10", fmt.Sprintf("ether type %s udp dport %d drop", s.layer(), s.plan.Network.Backend.Port))
 			},
 		},
 		{
-			ID: "RULE-06", Title: "{node} masquerades what goes to other pods", Breaks: "pods of other nodes see {node}, not the pod", Case: "flannel #1702, kube-proxy --masquerade-all",
+			ID: "RULE-06", Twin: true, Title: "{node} masquerades what goes to other pods", Breaks: "pods of other nodes see {node}, not the pod", Case: "flannel #1702, kube-proxy --masquerade-all",
 			Checks: []string{"NM-02", "NT-01"}, Causes: []string{"masquerade"}, Needs: pods,
 			Break: func(s *Scene) {
 				net := s.plan.Network.Network.String()
-				s.nft(s.node.Name, "ip", "nat hook postrouting priority srcnat - 5", "ip saddr "+s.node.PodCIDR.Masked().String()+" ip daddr "+net+" masquerade")
+				s.nft(s.node.Name, s.layer(), "nat hook postrouting priority srcnat - 5", s.layer()+" saddr "+s.node.PodCIDR.Masked().String()+" "+s.layer()+" daddr "+net+" masquerade")
 			},
 		},
 		{
@@ -68,24 +68,24 @@ func ruleFaults() []Fault {
 			},
 		},
 		{
-			ID: "RULE-08", Title: "{node} drops TCP between pods", Breaks: "pings pass, connections do not", Case: "a filter by port",
+			ID: "RULE-08", Twin: true, Title: "{node} drops TCP between pods", Breaks: "pings pass, connections do not", Case: "a filter by port",
 			Checks: []string{"NM-02"}, Causes: []string{"filter"}, Needs: pods,
 			Break: func(s *Scene) {
-				s.nft(s.node.Name, "ip", "filter hook forward priority -10", "ip saddr "+s.plan.Network.Network.String()+" ip daddr "+s.plan.Network.Network.String()+" meta l4proto tcp drop")
+				s.nft(s.node.Name, s.layer(), "filter hook forward priority -10", s.layer()+" saddr "+s.plan.Network.Network.String()+" "+s.layer()+" daddr "+s.plan.Network.Network.String()+" meta l4proto tcp drop")
 			},
 		},
 		{
-			ID: "RULE-09", Title: "{node} takes one off the TTL more than once", Breaks: "traces show a hop that is not there", Case: "a TTL rule against tethering",
+			ID: "RULE-09", Twin: true, Title: "{node} takes one off the TTL more than once", Breaks: "traces show a hop that is not there", Case: "a TTL rule against tethering",
 			Checks: []string{"TTL-03", "WF-04"}, Causes: []string{"ttl-rule"}, Needs: append(pods, suite.KernelDatapath),
 			Break: func(s *Scene) {
-				s.nft(s.node.Name, "ip", "filter hook forward priority -10", "ip saddr "+s.node.PodCIDR.Masked().String()+" ip daddr != "+s.node.PodCIDR.Masked().String()+" ip ttl set 60")
+				s.nft(s.node.Name, s.layer(), "filter hook forward priority -10", s.layer()+" saddr "+s.node.PodCIDR.Masked().String()+" "+s.layer()+" daddr != "+s.node.PodCIDR.Masked().String()+s.either(" ip ttl set 60", " ip6 hoplimit set 60"))
 			},
 		},
 	}
 }
 
-func forwardJump(verb string) []string {
-	return []string{"iptables", verb, "FORWARD", "-m", "comment", "--comment", "flanneld forward", "-j", "FLANNEL-FWD"}
+func (s *Scene) forwardJump(verb string) []string {
+	return []string{s.iptables(), verb, "FORWARD", "-m", "comment", "--comment", "flanneld forward", "-j", "FLANNEL-FWD"}
 }
 
 func masqJump(verb string) []string {

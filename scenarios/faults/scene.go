@@ -22,8 +22,9 @@ const bridge = "cni0"
 // A Break function reads it and adds steps; the first error ends the injection
 // before anything is done.
 type Scene struct {
-	ctx  context.Context
-	lab  topology.Lab
+	ctx context.Context
+	lab topology.Lab
+	// plan is the lab's as the fault's address family sees it.
 	plan *topology.Plan
 	// node is broken; peer is whom it does not reach then.
 	node, peer *topology.Node
@@ -39,8 +40,8 @@ type Scene struct {
 type Where struct{ Node, Peer string }
 
 // newScene casts the parts.
-func newScene(ctx context.Context, lab topology.Lab, w Where) (*Scene, error) {
-	s := &Scene{ctx: ctx, lab: lab, plan: lab.Plan(), states: map[string]*probe.State{}}
+func newScene(ctx context.Context, lab topology.Lab, plan *topology.Plan, w Where) (*Scene, error) {
+	s := &Scene{ctx: ctx, lab: lab, plan: plan, states: map[string]*probe.State{}}
 	var crowd []*topology.Node
 	for i := range s.plan.Nodes {
 		if n := &s.plan.Nodes[i]; len(s.plan.PodsOn(n.Name)) > 0 {
@@ -177,7 +178,33 @@ func (s *Scene) link(space, name string) probe.Link {
 }
 
 // vtep is the name of the overlay's device.
-func (s *Scene) vtep() string { return fmt.Sprintf("flannel.%d", s.plan.Network.Backend.VNI) }
+func (s *Scene) vtep() string {
+	if s.plan.Is6() {
+		return fmt.Sprintf("flannel-v6.%d", s.plan.Network.Backend.VNI)
+	}
+	return fmt.Sprintf("flannel.%d", s.plan.Network.Backend.VNI)
+}
+
+// ip is ip(8) where it must be told the family, layer the family's word in
+// nft(8), and iptables its program.
+func (s *Scene) ip() string {
+	if s.plan.Is6() {
+		return "ip -6"
+	}
+	return "ip"
+}
+
+func (s *Scene) layer() string {
+	if s.plan.Is6() {
+		return "ip6"
+	}
+	return "ip"
+}
+
+func (s *Scene) iptables() string { return s.layer() + "tables" }
+
+// anywhere is where the default route leads.
+func (s *Scene) anywhere() netip.Prefix { return netip.PrefixFrom(s.node.PodCIDR.Addr(), 0).Masked() }
 
 // uplink is the name of the node's interface on the underlay.
 func (s *Scene) uplink() string { return s.node.Underlay().Name }
@@ -235,7 +262,7 @@ func restored(r probe.Route) string {
 func (s *Scene) routesVia(space, dev string) []string {
 	var out []string
 	for _, r := range s.state(space).RoutesVia(dev) {
-		if r.Dst.Addr().Is4() {
+		if a := r.Dst.Addr(); a.Is6() == s.plan.Is6() && !a.IsLinkLocalUnicast() && !a.IsMulticast() {
 			out = append(out, "ip route replace "+restored(r))
 		}
 	}
@@ -327,8 +354,9 @@ func (s *Scene) lease(n *topology.Node) lease.Entry {
 	if err != nil {
 		s.fail("%w", err)
 	}
+	subnet := s.lab.Plan().Node(n.Name).PodCIDR.Masked()
 	for _, e := range all {
-		if v4, _, _ := strings.Cut(e.Key, "&"); v4 == lease.Key(n.PodCIDR.Masked()) {
+		if v4, _, _ := strings.Cut(e.Key, "&"); v4 == lease.Key(subnet) {
 			return e
 		}
 	}
@@ -365,14 +393,27 @@ func (s *Scene) changed(value string, change func(map[string]any)) string {
 	return string(b)
 }
 
-// backendData is the part of a lease that belongs to the backend.
-func backendData(value map[string]any) map[string]any {
-	if d, ok := value["BackendData"].(map[string]any); ok {
+// backendData is the part of a lease that belongs to the backend's device of
+// the family.
+func (s *Scene) backendData(value map[string]any) map[string]any {
+	key := "BackendData"
+	if s.plan.Is6() {
+		key = "BackendV6Data"
+	}
+	if d, ok := value[key].(map[string]any); ok {
 		return d
 	}
 	d := map[string]any{}
-	value["BackendData"] = d
+	value[key] = d
 	return d
+}
+
+// publicIP is the lease's key of the address that peers send to.
+func (s *Scene) publicIP() string {
+	if s.plan.Is6() {
+		return "PublicIPv6"
+	}
+	return "PublicIP"
 }
 
 // end keeps a node's agent, or with an empty name the store, ended.

@@ -12,9 +12,11 @@ func sysctlFaults() []Fault {
 	segment := []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.FullMesh, suite.SegmentPeers}
 	return []Fault{
 		{
-			ID: "SYS-01", Title: "{node} does not forward", Breaks: "the pods of {node} reach nobody on another node", Case: "net.ipv4.ip_forward=0 in a hardened image",
+			ID: "SYS-01", Twin: true, Title: "{node} does not forward", Breaks: "the pods of {node} reach nobody on another node", Case: "net.ipv4.ip_forward=0 in a hardened image",
 			Checks: []string{"TTL-03", "NM-02"}, Causes: []string{"forwarding"}, Needs: pods,
-			Break: func(s *Scene) { s.sysctl(s.node.Name, "net/ipv4/ip_forward", "0") },
+			Break: func(s *Scene) {
+				s.sysctl(s.node.Name, s.either("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"), "0")
+			},
 		},
 		{
 			ID: "SYS-02", Title: "{node} does not forward what comes from its pods", Breaks: "the pods of {node} reach nobody on another node", Case: "net.ipv4.conf.*.forwarding in a hardened image",
@@ -42,14 +44,18 @@ func sysctlFaults() []Fault {
 			},
 		},
 		{
-			ID: "SYS-05", Title: "pod {pod} sends with a TTL of 32", Breaks: "traces mislead", Case: "an image with its own sysctls",
+			ID: "SYS-05", Twin: true, Title: "pod {pod} sends with a TTL of 32", Breaks: "traces mislead", Case: "an image with its own sysctls",
 			Checks: []string{"TTL-03", "TTL-01", "WF-04"}, Causes: []string{"ttl"}, Needs: append(pods, suite.KernelDatapath),
-			Break: func(s *Scene) { s.sysctl(s.pod.Name, "net/ipv4/ip_default_ttl", "32") },
+			Break: func(s *Scene) {
+				s.sysctl(s.pod.Name, s.either("net/ipv4/ip_default_ttl", "net/ipv6/conf/eth0/hop_limit"), "32")
+			},
 		},
 		{
-			ID: "SYS-06", Title: "{node} answers no ping", Breaks: "cni0 of {node} seems dead, and is not", Case: "icmp_echo_ignore_all in a hardened image",
+			ID: "SYS-06", Twin: true, Title: "{node} answers no ping", Breaks: "cni0 of {node} seems dead, and is not", Case: "icmp_echo_ignore_all in a hardened image",
 			Checks: []string{"TTL-02"}, Causes: []string{"echo-ignored"}, Needs: append(pods, suite.KernelDatapath),
-			Break: func(s *Scene) { s.sysctl(s.node.Name, "net/ipv4/icmp_echo_ignore_all", "1") },
+			Break: func(s *Scene) {
+				s.sysctl(s.node.Name, s.either("net/ipv4/icmp_echo_ignore_all", "net/ipv6/icmp/echo_ignore_all"), "1")
+			},
 		},
 	}
 }
@@ -63,4 +69,12 @@ func (s *Scene) forget(address string) {
 			}
 		}
 	}
+}
+
+// either is IPv4's sysctl or IPv6's.
+func (s *Scene) either(v4, v6 string) string {
+	if s.plan.Is6() {
+		return v6
+	}
+	return v4
 }

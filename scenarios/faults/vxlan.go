@@ -14,23 +14,23 @@ func vxlanFaults() []Fault {
 	const breaks = "pods of {node} and of other nodes do not reach each other"
 	return []Fault{
 		{
-			ID: "VXLAN-01", Title: "{node}'s flannel device has another VNI", Breaks: breaks, Case: "two clusters on one network",
+			ID: "VXLAN-01", Twin: true, Title: "{node}'s flannel device has another VNI", Breaks: breaks, Case: "two clusters on one network",
 			Checks: []string{"DP-04", "WF-02", "TTL-03"}, Causes: []string{"vxlan-id"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.VNI++ }) },
 		},
 		{
-			ID: "VXLAN-02", Title: "{node}'s flannel device has another UDP port", Breaks: breaks, Case: "Port 4789 once, the device kept (K10)",
+			ID: "VXLAN-02", Twin: true, Title: "{node}'s flannel device has another UDP port", Breaks: breaks, Case: "Port 4789 once, the device kept (K10)",
 			Checks: []string{"DP-04", "WF-01", "TTL-03"}, Causes: []string{"vxlan-dstport"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.Port = 4789 }) },
 		},
 		{
-			ID: "VXLAN-03", Title: "{node}'s flannel device sends from an address of nobody", Breaks: "packets of {node} do not leave it",
+			ID: "VXLAN-03", Twin: true, Title: "{node}'s flannel device sends from an address of nobody", Breaks: "packets of {node} do not leave it",
 			Case:   "--public-ip that no interface has",
 			Checks: []string{"DP-04", "WF-01", "TTL-03"}, Causes: []string{"vxlan-local"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.Local = s.nobody() }) },
 		},
 		{
-			ID: "VXLAN-04", Title: "{node}'s flannel device learns", Breaks: "a forged packet moves a VTEP", Case: "Learning once, the device kept (K10)",
+			ID: "VXLAN-04", Twin: true, Title: "{node}'s flannel device learns", Breaks: "a forged packet moves a VTEP", Case: "Learning once, the device kept (K10)",
 			Checks: []string{"DP-04", "SE-03"}, Causes: []string{"vxlan-learning"}, Needs: needs,
 			Break: func(s *Scene) { s.remake(func(v *probe.VXLAN) { v.Learning = !v.Learning }) },
 		},
@@ -65,8 +65,8 @@ func (s *Scene) device(l probe.Link, v probe.VXLAN) []string {
 		add += " gbp"
 	}
 	out := []string{"ip link del " + l.Name, add}
-	for _, a := range l.IPv4() {
-		out = append(out, "ip addr add "+a.String()+" dev "+l.Name)
+	for _, a := range l.AddressesLike(s.node.PodCIDR.Addr()) {
+		out = append(out, s.addAddress(a.String(), l.Name))
 	}
 	return append(append(out, "ip link set "+l.Name+" up"), s.hung(l.Name)...)
 }
@@ -78,7 +78,7 @@ func (s *Scene) hung(dev string) []string {
 	st := s.state(s.node.Name)
 	var out []string
 	for _, n := range st.NeighboursOn(dev) {
-		if n.State == "PERMANENT" && n.IP.Is4() {
+		if n.State == "PERMANENT" && n.IP.Is6() == s.plan.Is6() {
 			out = append(out, "ip neigh replace "+neighbour(n, "permanent"))
 		}
 	}

@@ -65,7 +65,7 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		return "", fmt.Errorf("make the network of the nodes: %w", err)
 	}
 	config := &v1alpha4.Cluster{
-		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: b.plan.Network.Network.String()},
+		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: b.plan.Network.Network.String(), ServiceSubnet: b.plan.ServiceCIDR.String()},
 	}
 	for i := range b.plan.Nodes {
 		role := v1alpha4.WorkerRole
@@ -285,7 +285,11 @@ func (b *builder) mesh(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, meshTimeout, fmt.Errorf("after %v not every node has a route to every other's subnet", meshTimeout))
 	defer cancel()
 	v := &viewer{cluster: b.cluster}
-	plan, err := v.observe(ctx, b.plan)
+	nodes, err := v.nodes(ctx)
+	if err != nil {
+		return "", err
+	}
+	plan, err := v.observe(ctx, b.plan, nodes)
 	if err != nil {
 		return "", err
 	}

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -33,11 +31,18 @@ var (
 // the plan is that of before, by which the rest can be used.
 func open(ctx context.Context, s *state) (*Lab, error) {
 	name := clusterName(s.Plan.Name)
-	v := &viewer{cluster: name}
-	if now, err := v.observe(ctx, s.Plan); err == nil {
+	l := &Lab{state: s, view: &viewer{cluster: name}, on: hosts(s.Plan, name)}
+	nodes, err := l.view.nodes(ctx)
+	if err != nil {
+		return l, nil
+	}
+	if err := l.releaseAbandoned(ctx, nodes); err != nil {
+		return nil, err
+	}
+	if now, err := l.view.observe(ctx, s.Plan, nodes); err == nil {
 		s.Plan = now
 	}
-	return &Lab{state: s, view: v, on: hosts(s.Plan, name)}, nil
+	return l, nil
 }
 
 // Plan implements topology.Lab: the spec as the cluster came out.
@@ -69,7 +74,7 @@ func (l *Lab) Namespace(name string) (topology.Namespace, error) {
 // dockerTimeout is how long Docker may take to say where a container is.
 const dockerTimeout = 20 * time.Second
 
-func (l *Lab) master() string { return l.view.cluster + "-" + string(topology.ControlPlane) }
+func (l *Lab) master() string { return l.view.master() }
 
 // Kubectl implements topology.Cluster, by the program of the control plane.
 func (l *Lab) Kubectl(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
@@ -145,92 +150,4 @@ func (l *Lab) describe(ctx context.Context, a *topology.AgentStatus, pod *corev1
 		a.Started = pod.CreationTimestamp.Time
 	}
 	return nil
-}
-
-// RestartAgent deletes the pod of a node's agent, and returns when the next one
-// is ready.
-func (l *Lab) RestartAgent(ctx context.Context, node string) error {
-	host := l.on[node]
-	agents, err := l.agents(ctx)
-	if err != nil {
-		return err
-	}
-	before, ok := agents[host]
-	if !ok {
-		return fmt.Errorf("node %s has no agent", node)
-	}
-	if _, err := kubectl(ctx, l.master(), nil, "-n", deploy.Namespace, "delete", "pod", before.Name, "--grace-period=1"); err != nil {
-		return err
-	}
-	return l.awaitAgent(ctx, node)
-}
-
-// noAgent is the label that keeps the agent off a node (deploy/overlab.yaml).
-const noAgent = "overlab.dev/no-agent"
-
-// HoldAgent ends a node's agent by a label that the DaemonSet keeps off, until
-// release. A harness that is killed leaves the label behind; `kubectl label node
-// … overlab.dev/no-agent-` removes it.
-func (l *Lab) HoldAgent(ctx context.Context, node string) (release func(context.Context) error, err error) {
-	host := l.on[node]
-	if _, err := kubectl(ctx, l.master(), nil, "label", "node", host, "--overwrite", noAgent+"=true"); err != nil {
-		return nil, err
-	}
-	release = func(ctx context.Context) error {
-		if _, err := kubectl(ctx, l.master(), nil, "label", "node", host, noAgent+"-"); err != nil {
-			return err
-		}
-		return l.awaitAgent(ctx, node)
-	}
-	pid, err := l.view.process(ctx, host)
-	for err == nil {
-		agent := 0
-		if agent, err = programIn(pid, deploy.DaemonSet); err == nil && agent == 0 {
-			return release, nil
-		}
-		select {
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		case <-time.After(agentPoll):
-		}
-	}
-	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), rolloutTimeout)
-	defer cancel()
-	_ = release(back) // the node has its agent again, or what went wrong first is told
-	return nil, fmt.Errorf("end the agent of %s: %w", node, err)
-}
-
-// agentPoll is the pause between two looks at an agent.
-const agentPoll = 50 * time.Millisecond
-
-// awaitAgent waits until a node's agent says that it is ready.
-func (l *Lab) awaitAgent(ctx context.Context, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, rolloutTimeout)
-	defer cancel()
-	ns, err := l.Namespace(node)
-	if err != nil {
-		return err
-	}
-	local := ns.(*namespace)
-	defer local.Close()
-	client := http.Client{Transport: &http.Transport{DialContext: local.Dial, DisableKeepAlives: true}, Timeout: 2 * time.Second}
-	url := "http://" + netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), deploy.HealthPort).String() + "/readyz"
-	for {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(r)
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the agent of %s does not get ready: %w", node, context.Cause(ctx))
-		case <-time.After(agentPoll):
-		}
-	}
 }

@@ -66,8 +66,24 @@ func isNode(pid int, host string) bool {
 	return err == nil && strings.TrimSpace(string(name)) == host
 }
 
+// nodes are those that the Kubernetes API knows.
+func (v *viewer) nodes(ctx context.Context) ([]corev1.Node, error) {
+	out, err := kubectl(ctx, v.master(), nil, "get", "nodes", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var list corev1.NodeList
+	if err := json.Unmarshal(out, &list); err != nil {
+		return nil, fmt.Errorf("read the nodes of the cluster: %w", err)
+	}
+	return list.Items, nil
+}
+
+// master is the container of the control plane.
+func (v *viewer) master() string { return v.cluster + "-" + string(topology.ControlPlane) }
+
 // observe returns the plan as the cluster has it.
-func (v *viewer) observe(ctx context.Context, spec *topology.Plan) (*topology.Plan, error) {
+func (v *viewer) observe(ctx context.Context, spec *topology.Plan, nodes []corev1.Node) (*topology.Plan, error) {
 	plan, err := clone(spec)
 	if err != nil {
 		return nil, err
@@ -75,24 +91,16 @@ func (v *viewer) observe(ctx context.Context, spec *topology.Plan) (*topology.Pl
 	on := hosts(plan, v.cluster)
 	plan.Network.EnableNFTables = true
 	plan.Store = topology.Store{Type: "kubernetes", Node: plan.Nodes[0].Name}
-	out, err := kubectl(ctx, v.cluster+"-"+string(topology.ControlPlane), nil, "get", "nodes", "-o", "json")
-	if err != nil {
-		return nil, err
-	}
-	var cluster corev1.NodeList
-	if err := json.Unmarshal(out, &cluster); err != nil {
-		return nil, fmt.Errorf("read the nodes of the cluster: %w", err)
-	}
 	for i := range plan.Nodes {
 		n := &plan.Nodes[i]
 		if n.Role == topology.ControlPlane {
 			plan.Store.Node = n.Name
 		}
-		at := slices.IndexFunc(cluster.Items, func(k corev1.Node) bool { return k.Name == on[n.Name] })
+		at := slices.IndexFunc(nodes, func(k corev1.Node) bool { return k.Name == on[n.Name] })
 		if at < 0 {
 			return nil, fmt.Errorf("the cluster has no node %s", on[n.Name])
 		}
-		if n.PodCIDR, err = netip.ParsePrefix(cluster.Items[at].Spec.PodCIDR); err != nil {
+		if n.PodCIDR, err = netip.ParsePrefix(nodes[at].Spec.PodCIDR); err != nil {
 			return nil, fmt.Errorf("the subnet of node %s: %w", on[n.Name], err)
 		}
 		if err := v.node(ctx, plan, n, on[n.Name]); err != nil {

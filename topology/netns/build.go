@@ -28,7 +28,6 @@ func (l *lab) build(ctx context.Context, images map[string]imageSource) error {
 		started = make(chan error, 1)
 		runtime = make(chan error, 1)
 		meshes  []*meshWatch
-		files   *subnetFiles
 	)
 	steps := []step{
 		{"namespaces", func() (string, error) {
@@ -54,13 +53,10 @@ func (l *lab) build(ctx context.Context, images map[string]imageSource) error {
 			return "etcd at " + endpoint(l.plan), l.store.fill(ctx)
 		}},
 		{"agents", func() (string, error) {
-			var err error
-			if files, err = watchSubnetFiles(l.plan); err != nil {
-				return "", err
-			}
 			if err := writeSubnetFiles(l.plan); err != nil {
 				return "", err
 			}
+			var err error
 			meshes, err = l.startAgents(func(a *agent, how string) {
 				if ctx.Err() == nil { // later exits are inspect's to tell
 					fail(fmt.Errorf("node %s's agent ended (%s); %s", a.node, how, a.logTail()))
@@ -69,8 +65,7 @@ func (l *lab) build(ctx context.Context, images map[string]imageSource) error {
 			return fmt.Sprintf("%d started", len(meshes)), err
 		}},
 		{"pods", func() (string, error) {
-			defer files.close()
-			return fmt.Sprintf("%d wired", len(l.plan.Pods)), l.wirePods(ctx, files)
+			return fmt.Sprintf("%d wired", len(l.plan.Pods)), l.wirePods(ctx)
 		}},
 		{"mesh", func() (string, error) { return l.waitMeshes(ctx, meshes) }},
 	}

@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -166,28 +165,6 @@ func (w *meshWatch) first() netip.Prefix {
 	return all[0]
 }
 
-// subnetFiles tells when agents have written their subnet.env, from which on
-// pods can be wired.
-type subnetFiles struct {
-	watcher *fsnotify.Watcher
-}
-
-// watchSubnetFiles begins to watch every node's /run/flannel.
-func watchSubnetFiles(p *topology.Plan) (*subnetFiles, error) {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return nil, fmt.Errorf("watch for subnet.env: %w", err)
-	}
-	for i := range p.Nodes {
-		dir := nodeFolder(p.Nodes[i].Name, "run/flannel")
-		if err := w.Add(dir); err != nil {
-			w.Close()
-			return nil, fmt.Errorf("watch for subnet.env in %s: %w", dir, err)
-		}
-	}
-	return &subnetFiles{watcher: w}, nil
-}
-
 // writeSubnetFiles writes subnet.env, by flannel's keys, on nodes where no agent
 // does.
 func writeSubnetFiles(p *topology.Plan) error {
@@ -214,31 +191,42 @@ func writeSubnetFiles(p *topology.Plan) error {
 	return nil
 }
 
-// each calls found once for each node whose file has appeared, until all have.
-func (f *subnetFiles) each(ctx context.Context, p *topology.Plan, found func(node string) error) error {
+// subnetFilePoll is how often eachSubnetFile looks. It looks instead of being
+// told: inotify's instances are few (fs.inotify.max_user_instances, 128 as a
+// rule), shared with all else on the machine, and two kind clusters use them up.
+const subnetFilePoll = 2 * time.Millisecond
+
+// eachSubnetFile calls found once for each node whose agent has written its
+// subnet.env, from which on pods can be wired, until all have.
+func eachSubnetFile(ctx context.Context, p *topology.Plan, found func(node string) error) error {
 	waiting := map[string]bool{}
 	for i := range p.Nodes {
 		waiting[p.Nodes[i].Name] = true
 	}
-	for len(waiting) > 0 {
-		select {
-		case e := <-f.watcher.Events:
-			node := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(e.Name))))
-			if filepath.Base(e.Name) != "subnet.env" || !e.Has(fsnotify.Create) || !waiting[node] {
+	tick := time.NewTicker(subnetFilePoll)
+	defer tick.Stop()
+	for {
+		for node := range waiting {
+			if _, err := os.Stat(nodeFolder(node, "run/flannel/subnet.env")); errors.Is(err, fs.ErrNotExist) {
 				continue
+			} else if err != nil {
+				return fmt.Errorf("look for subnet.env of node %s: %w", node, err)
 			}
 			delete(waiting, node)
 			if err := found(node); err != nil {
 				return err
 			}
-		case err := <-f.watcher.Errors:
-			return fmt.Errorf("watch for subnet.env: %w", err)
+		}
+		if len(waiting) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
 		case <-ctx.Done():
 			nodes := slices.Sorted(maps.Keys(waiting))
 			return &noSubnetFile{node: nodes[0], others: len(nodes) - 1, err: context.Cause(ctx)}
 		}
 	}
-	return nil
 }
 
 // noSubnetFile says that a node's agent wrote no subnet.env.
@@ -257,5 +245,3 @@ func (e *noSubnetFile) Error() string {
 }
 
 func (e *noSubnetFile) Unwrap() error { return e.err }
-
-func (f *subnetFiles) close() error { return f.watcher.Close() }

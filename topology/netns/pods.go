@@ -10,10 +10,10 @@ import (
 )
 
 // wirePods wires each node's pods as soon as its agent has written subnet.env.
-func (l *lab) wirePods(ctx context.Context, files *subnetFiles) error {
+func (l *lab) wirePods(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, meshTimeout, fmt.Errorf("not after %s", meshTimeout))
 	defer cancel()
-	err := files.each(ctx, l.plan, func(node string) error {
+	err := eachSubnetFile(ctx, l.plan, func(node string) error {
 		pods := l.plan.PodsOn(node)
 		if len(pods) == 0 {
 			return nil

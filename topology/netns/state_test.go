@@ -253,6 +253,10 @@ func TestPlanIsKept(t *testing.T) {
 	if err != nil || got.Name != p.Name || len(got.Nodes) != len(p.Nodes) || !reflect.DeepEqual(got.Pods, p.Pods) {
 		t.Errorf("read back %+v, %v", got, err)
 	}
+	// A plan may hold a pre-shared key.
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("others can read it: %v, %v", st.Mode(), err)
+	}
 	write(t, path, "{")
 	if _, err := readPlan(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("half a plan: %v", err)

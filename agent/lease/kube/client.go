@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -35,11 +37,26 @@ func newClient(url, kubeconfig string) (*rest.RESTClient, runtime.ParameterCodec
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.UserAgent, c.WarningHandler = "overlabd", rest.NoWarnings{}
 	c.QPS, c.Burst = 20, 20
+	c.Dial = dialer().DialContext
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare the client of the Kubernetes API at %s: %w", c.Host, err)
 	}
 	return client, runtime.NewParameterCodec(scheme), nil
+}
+
+// dialer makes the connections to the API. That is mostly a service's address,
+// which kube-proxy's rules translate: what the kernel remembers of a connection
+// there goes with the underlay's link (nf_nat_masquerade.c removes what it has
+// masqueraded when a device goes down), and the API's next event reaches nobody.
+// A watch only listens, so a probe must find that out: it is answered by a reset.
+// And who dials before kube-proxy has its rules is never translated, however
+// often the kernel repeats itself; another try is.
+func dialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout:         time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 4},
+	}
 }
 
 func clientConfig(url, kubeconfig string) (*rest.Config, error) {

@@ -1,0 +1,79 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// cordonedBy is the label of a node that a process has cordoned; see holder.
+const cordonedBy = "overlab.dev/cordoned-by"
+
+// CordonNode keeps new pods off a node until uncordon. What a harness that is
+// killed has cordoned, the next command uncordons.
+func (l *Lab) CordonNode(ctx context.Context, node string) (func(context.Context) error, error) {
+	me, err := holder()
+	if err != nil {
+		return nil, err
+	}
+	host := l.on[node]
+	if err := label(ctx, l.master(), host, cordonedBy, me); err != nil {
+		return nil, err
+	}
+	lift := func(ctx context.Context) error { return uncordon(ctx, l.master(), host) }
+	if _, err := kubectl(ctx, l.master(), nil, "cordon", host); err != nil {
+		return nil, errors.Join(err, lift(context.WithoutCancel(ctx)))
+	}
+	return lift, nil
+}
+
+// uncordon takes the label last: while it is there, the node is somebody's.
+func uncordon(ctx context.Context, master, host string) error {
+	if _, err := kubectl(ctx, master, nil, "uncordon", host); err != nil {
+		return err
+	}
+	return unlabel(ctx, master, host, cordonedBy)
+}
+
+// RestartNode restarts the container of a node, and returns when its agent is
+// ready and its pods have their networks again. They have other addresses then.
+func (l *Lab) RestartNode(ctx context.Context, node string) error {
+	// A restart that is begun is not to be left half done.
+	if _, err := docker(context.WithoutCancel(ctx), nil, "restart", l.on[node]); err != nil {
+		return err
+	}
+	if err := l.awaitAgent(ctx, node, 0); err != nil {
+		return err
+	}
+	for _, p := range l.state.Plan.PodsOn(node) {
+		if err := l.awaitPod(ctx, p.Name); err != nil {
+			return err
+		}
+	}
+	nodes, err := l.view.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := l.view.observe(ctx, l.state.Plan, nodes)
+	if err != nil {
+		return err
+	}
+	l.state.Plan = now
+	return nil
+}
+
+// awaitPod waits until a pod's namespaces can be entered.
+func (l *Lab) awaitPod(ctx context.Context, pod string) error {
+	for {
+		ns, err := l.Namespace(pod)
+		if err == nil {
+			return ns.(*namespace).Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the pod %s does not come back: %w: %w", pod, context.Cause(ctx), err)
+		case <-time.After(agentPoll):
+		}
+	}
+}
