@@ -14,6 +14,7 @@ import (
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/internal/fartest"
 	"github.com/overlab/overlab/internal/labtest"
+	"github.com/overlab/overlab/topology"
 )
 
 // TestRemoteTap: a tap in a namespace that cannot be entered sees what one that
@@ -64,6 +65,51 @@ func TestRemoteTap(t *testing.T) {
 	if _, err := capture.OpenIn(t.Context(), pod, o); err == nil {
 		t.Error("a session of this process: no error")
 	}
+}
+
+// TestRemoteClock: times of a machine whose clock is an hour ahead are moved to
+// this one's.
+func TestRemoteClock(t *testing.T) {
+	lab := labtest.Up(t, labtest.Plan(1, 1, 1500))
+	ns := namespace(t, lab, "master")
+	far, err := probe.OpenRemote(t.Context(), ahead{ns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	if by, within, err := far.Clock(t.Context()); err != nil || (by-time.Hour).Abs() > time.Second || within > time.Second {
+		t.Errorf("ahead by %v, within %v (%v)", by, within, err)
+	}
+	remote, err := capture.OpenIn(t.Context(), far, capture.Options{Interface: "cni0", Filter: filter.ICMP()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remote.Close()
+	if _, err := session(t, lab, "master-pod-1").Ping(t.Context(), probe.Ping{Dst: netip.MustParseAddr("10.244.0.1")}); err != nil {
+		t.Fatal(err)
+	}
+	frames, _, err := remote.Collect(t.Context())
+	if err != nil || len(frames) == 0 {
+		t.Fatalf("%d frames, %v", len(frames), err)
+	}
+	// The frames' own times are of this machine, so that they are an hour too early.
+	if early := time.Since(frames[0].Time); (early - time.Hour).Abs() > time.Minute {
+		t.Errorf("a frame of %v ago", early)
+	}
+}
+
+// ahead serves a session by a clock that is an hour ahead.
+type ahead struct{ topology.Namespace }
+
+func (a ahead) Run(ctx context.Context, p topology.Process) (int, error) {
+	s, err := probe.Open(ctx, a.Namespace)
+	if err != nil {
+		return 1, err
+	}
+	taps := capture.NewServer(a.Namespace)
+	more := taps.Handlers()
+	more["clock"] = probe.HandlerOf(func(context.Context, struct{}) (time.Time, error) { return time.Now().Add(time.Hour), nil })
+	return 0, errors.Join(probe.Serve(ctx, s, p.Stdin, p.Stdout, more), taps.Close(), s.Close())
 }
 
 // TestFollowRemote: frames of a far tap come as they pass, in order.
