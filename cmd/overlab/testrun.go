@@ -286,8 +286,8 @@ func about(lab topology.Lab, f testFlags, selection suite.Selection) *suite.Abou
 	if cluster, ok := lab.(*kubernetes.Lab); ok {
 		m := cluster.Machine()
 		a.Kernel, a.Platform, a.Processors = m.Kernel, m.Platform, m.Processors
-		n := cluster.Found().Network
-		a.Agent = suite.Agent{Name: cmp.Or(n.Plugin, p.Network.Backend.Type), Version: n.Version()}
+		name, version := cluster.Found().Network.Agent()
+		a.Agent = suite.Agent{Name: cmp.Or(name, p.Network.Backend.Type), Version: version}
 	}
 	if f.agent != "" {
 		a.Agent.Name, a.Agent.Version, _ = strings.Cut(f.agent, "@")

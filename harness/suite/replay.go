@@ -158,5 +158,10 @@ func (l recordedLab) Namespace(name string) (topology.Namespace, error) {
 	return nil, fmt.Errorf("enter %s: %w", name, ErrNotRecorded)
 }
 
+// Nodes is what leases in the Kubernetes API are read by (harness/lease).
+func (l recordedLab) Nodes(context.Context) ([]byte, error) {
+	return nil, fmt.Errorf("the cluster's nodes: %w", ErrNotRecorded)
+}
+
 // Close implements topology.Lab.
 func (l recordedLab) Close() error { return nil }

@@ -134,6 +134,8 @@ type Results struct {
 	Took time.Duration `json:"tookNanoseconds"`
 	// Interrupted says that the run was ended before its end.
 	Interrupted bool `json:"interrupted,omitempty"`
+	// Spare is why nothing of the lab might be changed, as the options had it.
+	Spare string `json:"spare,omitempty"`
 	// About says what was judged, Repeat which of several runs this is.
 	About  *About  `json:"about,omitempty"`
 	Repeat *Repeat `json:"repeat,omitempty"`

@@ -318,7 +318,8 @@ func (r *run) results(list []Result, started time.Time) *Results {
 		Lab: r.plan.Name, Provider: r.plan.Provider,
 		Started: started, Took: time.Since(started),
 		Results: list, Frames: r.frames.list(),
-		Plan: r.plan, States: r.states.all(), Record: r.record,
+		Spare: r.o.Spare,
+		Plan:  r.plan, States: r.states.all(), Record: r.record,
 	}
 }
 

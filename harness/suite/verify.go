@@ -81,7 +81,7 @@ func (s *Suite) Verify(ctx context.Context, report *Results) (*Verification, err
 	if report.Plan == nil || report.Record == nil {
 		return nil, errors.New("the report has no plan and no record of what was measured: it was made without --evidence")
 	}
-	r := newRun(ctx, recordedLab{report.Plan}, Options{})
+	r := newRun(ctx, recordedLab{report.Plan}, Options{Spare: report.Spare})
 	r.replay = newReplay(report.Record)
 	defer r.close()
 	v := &Verification{Lab: report.Lab, Frames: len(report.Frames)}

@@ -203,12 +203,13 @@ func TestCover(t *testing.T) {
 	}
 }
 
-func TestVersion(t *testing.T) {
-	for image, want := range map[string]string{
-		"registry:5000/flannel/flannel:v0.27.0": "v0.27.0", "registry:5000/flannel": "", "f:v1@sha256:00ff": "v1",
+func TestAgent(t *testing.T) {
+	for image, want := range map[string][2]string{
+		"registry:5000/flannel/flannel:v0.27.0": {"flannel", "v0.27.0"}, "registry:5000/flannel": {"flannel", ""}, "f:v1@sha256:00ff": {"f", "v1"},
+		"f@sha256:00ff": {"f", ""},
 	} {
-		if got := (&Network{Image: image}).Version(); got != want {
-			t.Errorf("%s: %q, want %q", image, got, want)
+		if name, version := (&Network{Image: image}).Agent(); [2]string{name, version} != want {
+			t.Errorf("%s: %q %q, want %q", image, name, version, want)
 		}
 	}
 }

@@ -37,11 +37,12 @@ type Network struct {
 	PodsFrom string
 }
 
-// Version is the image's tag, empty where it has none.
-func (n *Network) Version() string {
-	_, tag, _ := strings.Cut(path.Base(n.Image), ":")
-	tag, _, _ = strings.Cut(tag, "@")
-	return tag
+// Agent is what the image is called, and its tag, empty where it has none.
+func (n *Network) Agent() (name, version string) {
+	name, version, _ = strings.Cut(path.Base(n.Image), ":")
+	name, _, _ = strings.Cut(name, "@")
+	version, _, _ = strings.Cut(version, "@")
+	return name, version
 }
 
 // flannels reports whether the plugin is flannel or one that stands in for it,
