@@ -20,6 +20,8 @@ type chosen struct {
 	provider string
 	cluster  kubernetes.Access
 	image    string
+	// disruptive says that the cluster may be changed for a while.
+	disruptive bool
 }
 
 // labFlags adds --name, and the flags by which an existing cluster is chosen.
@@ -56,7 +58,7 @@ func (w *chosen) check() error {
 // clusters is the provider of existing clusters, as the flags choose one.
 func (c command) clusters() *kubernetes.Provider {
 	return &kubernetes.Provider{
-		Access: c.chosen.cluster, Image: c.chosen.image, Complete: complete,
+		Access: c.chosen.cluster, Image: c.chosen.image, Disruptive: c.chosen.disruptive, Complete: complete,
 		Tell: func(what string) { fmt.Fprintln(c.err, "  "+what) },
 	}
 }
@@ -81,8 +83,8 @@ func foreign(p *topology.Plan) error {
 }
 
 // spared says why nothing of the lab may be changed, empty where it may.
-func (c command) spared(disruptive bool) string {
-	if !c.existing() || disruptive {
+func (c command) spared() string {
+	if !c.existing() || c.chosen.disruptive {
 		return ""
 	}
 	return "an existing cluster is left as it is: --disruptive allows it"

@@ -45,8 +45,6 @@ type testFlags struct {
 	exemptions string
 	exempt     []string
 	output     *format
-	// disruptive allows to change an existing cluster.
-	disruptive bool
 }
 
 func (c command) test() *cobra.Command {
@@ -95,7 +93,7 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	flags.StringVar(&f.exemptions, "exemptions", "", "a YAML file of checks that the agent is known to fail, each with a reason: reported as exempt")
 	flags.StringArrayVar(&f.exempt, "exempt", nil, "")
 	_ = flags.MarkHidden("exempt") // it exists: it was made on the line above
-	flags.BoolVar(&f.disruptive, "disruptive", false, "with --provider kubernetes, run the checks too that change the cluster for a while, or forge frames")
+	flags.BoolVar(&c.chosen.disruptive, "disruptive", false, "with --provider kubernetes, run the checks too that change the cluster for a while, or forge frames")
 	f.output = outputFlag(cmd, report.Formats()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := suite.New(checks.All())

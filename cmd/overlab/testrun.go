@@ -86,7 +86,7 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 	t := &testRun{
 		reports: reports,
 		command: c, f: f, suite: s, lab: lab, selected: len(list), about: about(lab, f, selection),
-		options: suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale), Spare: c.spared(f.disruptive)},
+		options: suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale), Spare: c.spared()},
 	}
 	t.options.Timeouts.Outage = f.outage
 	for _, e := range f.exempt {

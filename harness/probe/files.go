@@ -50,6 +50,17 @@ func (s *Session) files(ctx context.Context, folder string) (map[string]string, 
 // WriteFile writes a small file as the namespace sees it, and makes its folder.
 // The file takes the place of the one that was there in one step.
 func (s *Session) WriteFile(ctx context.Context, path string, data []byte) error {
+	_, err := ask(ctx, s, kindWriteFile, written{path, data}, func() (struct{}, error) { return struct{}{}, s.writeFile(ctx, path, data) })
+	return err
+}
+
+// written is what WriteFile asks for.
+type written struct {
+	Path string `json:"path"`
+	Data []byte `json:"data"`
+}
+
+func (s *Session) writeFile(ctx context.Context, path string, data []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -18,8 +18,8 @@ type Peer interface {
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
 // bytes; a folder's path and texts by path; keys of kernel parameters and their
-// values; a name and a WireGuard; a Knock and a Pong; Changes, a Burst or frames,
-// and nothing.
+// values; a name and a WireGuard; a Knock and a Pong; a path with bytes, Changes, a
+// Burst or frames, and nothing.
 const (
 	kindPing      = "ping"
 	kindEcho      = "echo"
@@ -27,6 +27,7 @@ const (
 	kindState     = "state"
 	kindReadFile  = "read-file"
 	kindFiles     = "files"
+	kindWriteFile = "write-file"
 	kindSysctls   = "sysctls"
 	kindWireGuard = "wireguard"
 	kindChange    = "change"

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -221,6 +222,26 @@ func testServers(t *testing.T, pod, node *probe.Session) {
 		if reply, err := node.Echo(t.Context(), ask); err != nil || reply.Failure == "" {
 			t.Errorf("over %s, after its end: %s (%v)", transport, &reply, err)
 		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := node.WriteFile(t.Context(), file, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := node.WatchFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.WriteFile(t.Context(), file, []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if how, err := watch.Written(); err != nil || !how.Moved || how.InPlace {
+		t.Errorf("written %+v (%v)", how, err)
+	}
+	if text, err := node.ReadFile(t.Context(), file); err != nil || string(text) != "two" {
+		t.Errorf("%q (%v)", text, err)
+	}
+	if err := watch.Close(); err != nil {
+		t.Error(err)
 	}
 	if _, err := node.ReadFile(t.Context(), "/nosuch"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)

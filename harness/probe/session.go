@@ -34,8 +34,8 @@ type Session struct {
 	state  *dumper
 	echo   *echoes
 	flows  *flows
-	// served are the echo servers that the session's other end has asked for.
-	served servers
+	// held is what the session's other end has asked for and not ended.
+	held holdings
 	// space is the network namespace itself, for whom others ask about it.
 	space *os.File
 	// peer, where there is one, answers in the place of all of these.
@@ -99,7 +99,7 @@ func (s *Session) Name() string { return s.name }
 
 // Close ends the session, its servers and what still waits for an answer.
 func (s *Session) Close() error {
-	var errs []error
+	errs := []error{s.held.close()}
 	if s.space != nil {
 		errs = append(errs, s.space.Close())
 	}

@@ -72,6 +72,9 @@ func handlers() map[string]Handler {
 		kindFiles: handler(func(ctx context.Context, s *Session, folder string) (map[string]string, error) {
 			return s.Files(ctx, folder)
 		}),
+		kindWriteFile: handler(func(ctx context.Context, s *Session, w written) (struct{}, error) {
+			return struct{}{}, s.WriteFile(ctx, w.Path, w.Data)
+		}),
 		kindSysctls: handler(func(ctx context.Context, s *Session, keys []string) (map[string]string, error) {
 			return s.Sysctls(ctx, keys...)
 		}),
@@ -96,10 +99,24 @@ func handlers() map[string]Handler {
 			if err != nil {
 				return 0, err
 			}
-			return s.served.keep(server), nil
+			return s.held.keep(server), nil
 		}),
-		kindEndEcho: handler(func(_ context.Context, s *Session, id uint64) (struct{}, error) {
-			return struct{}{}, s.served.end(id)
+		kindWatchFile: handler(func(_ context.Context, s *Session, path string) (uint64, error) {
+			w, err := s.watchFile(path)
+			if err != nil {
+				return 0, err
+			}
+			return s.held.keep(w), nil
+		}),
+		kindWriting: handler(func(_ context.Context, s *Session, id uint64) (Writing, error) {
+			w, ok := s.held.of(id).(*FileWatch)
+			if !ok {
+				return Writing{}, fmt.Errorf("there is no watch %d", id)
+			}
+			return w.Written()
+		}),
+		kindEnd: handler(func(_ context.Context, s *Session, id uint64) (struct{}, error) {
+			return struct{}{}, s.held.end(id)
 		}),
 		kindKnock: handler(func(ctx context.Context, s *Session, k Knock) (Pong, error) { return s.Knock(ctx, k) }),
 	}

@@ -29,6 +29,9 @@ type Provider struct {
 	Access
 	// Image is that of the probes; it has overlab in its PATH.
 	Image string
+	// Disruptive says that checks may change the cluster for a while. Such a
+	// session is its command's own.
+	Disruptive bool
 	// Complete fills in what only the nodes' kernels know, and the wire between
 	// them: it returns the plan, and a line for each thing that it found.
 	Complete func(ctx context.Context, lab *Lab) (*topology.Plan, []string, error)
@@ -109,7 +112,7 @@ func (p *Provider) open(ctx context.Context, c *client, purpose string, progress
 		progress(topology.Phase{Name: name, Took: time.Since(began), Detail: detail})
 	}
 	began := time.Now()
-	if purpose == forCommand {
+	if purpose == forCommand && !p.Disruptive {
 		if l.session, err = find(ctx, c); err != nil {
 			return nil, err
 		}
@@ -118,7 +121,7 @@ func (p *Provider) open(ctx context.Context, c *client, purpose string, progress
 		l.session.renew(ctx)
 	} else {
 		progress(topology.Phase{Name: "probes"})
-		if l.session, err = begin(ctx, c.api, l.found, l.plan, p.Image, purpose); err != nil {
+		if l.session, err = begin(ctx, c.api, l.found, l.plan, p.Image, purpose, p.Disruptive); err != nil {
 			return nil, err
 		}
 		phase("probes", began, fmt.Sprintf("on %d nodes and in %d pods of namespace %s", len(l.plan.Nodes), len(l.plan.Pods), l.session.namespace))

@@ -42,6 +42,8 @@ const (
 type objects struct {
 	namespace, image string
 	network          *Network
+	// disruptive lets probes write where flannel's subnet.env is.
+	disruptive bool
 }
 
 func (o *objects) meta(name string) metav1.ObjectMeta {
@@ -96,7 +98,7 @@ func (o *objects) probes() *appsv1.DaemonSet {
 			HostPath: &corev1.HostPathVolumeSource{Path: folder, Type: &directory},
 		}})
 		mounts := &spec.Containers[0].VolumeMounts
-		*mounts = append(*mounts, corev1.VolumeMount{Name: name, MountPath: folder, ReadOnly: true})
+		*mounts = append(*mounts, corev1.VolumeMount{Name: name, MountPath: folder, ReadOnly: !o.disruptive || folder != subnetFolder})
 	}
 	return &appsv1.DaemonSet{ObjectMeta: o.meta(sessionName), Spec: appsv1.DaemonSetSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: labels},

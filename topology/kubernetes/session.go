@@ -36,14 +36,14 @@ type session struct {
 
 // begin makes a session with probes on all nodes and the plan's pods. What it
 // has made goes again when it fails.
-func begin(ctx context.Context, a *api, d *Discovery, plan *topology.Plan, image, purpose string) (*session, error) {
+func begin(ctx context.Context, a *api, d *Discovery, plan *topology.Plan, image, purpose string, disruptive bool) (*session, error) {
 	s := &session{api: a, purpose: purpose, owner: owner()}
 	ns := namespaceObject(purpose, s.owner)
 	if err := a.create(ctx, namespaceResource(), "", ns); err != nil {
 		return nil, fmt.Errorf("make a namespace for the probes: %w", err)
 	}
 	s.namespace = ns.Name
-	o := &objects{namespace: ns.Name, image: image, network: d.Network}
+	o := &objects{namespace: ns.Name, image: image, network: d.Network, disruptive: disruptive}
 	if err := s.populate(ctx, o, plan); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the probes in namespace %s: %w", ns.Name, err), s.remove(ctx))
 	}

@@ -73,7 +73,7 @@ func TestSession(t *testing.T) {
 	before := f.paths()
 	f.kubelet(t, "m")
 	d, plan := planned(t, a)
-	s, err := begin(t.Context(), a, d, plan, "image:1", forCommand)
+	s, err := begin(t.Context(), a, d, plan, "image:1", forCommand, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestSessionFails(t *testing.T) {
 					o.Object["status"] = c.status
 				}
 			}
-			_, err := begin(t.Context(), a, d, plan, "image:1", forCommand)
+			_, err := begin(t.Context(), a, d, plan, "image:1", forCommand, false)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v", err)
 			}
