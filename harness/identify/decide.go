@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -92,7 +92,7 @@ func whyNot(l *look, k *Kernel) string {
 
 // recognised is the configuration of the backend that is at work: as it is
 // configured where it is, else flannel's defaults with what the kernel has.
-func (r *Result) recognised(conf *topology.NetConf, network interface{ String() string }) topology.NetConf {
+func (r *Result) recognised(conf *topology.NetConf, network netip.Prefix) topology.NetConf {
 	if conf != nil && (conf.Backend.Type == r.Kernel.Type || conf.Backend.DirectRouting && r.Kernel.Type == "host-gw") {
 		return *conf
 	}
@@ -193,7 +193,7 @@ func first(folder string, files map[string]string) string {
 			Plugins []struct{ Type string }
 		}
 		if err := json.Unmarshal([]byte(files[name]), &list); err != nil {
-			return fmt.Sprintf("%s: %v", name, errors.Join(err))
+			return fmt.Sprintf("%s: %v", name, err)
 		}
 		types := []string{}
 		if list.Type != "" {

@@ -39,9 +39,8 @@ type Network struct {
 
 // Agent is what the image is called, and its tag, empty where it has none.
 func (n *Network) Agent() (name, version string) {
-	name, version, _ = strings.Cut(path.Base(n.Image), ":")
-	name, _, _ = strings.Cut(name, "@")
-	version, _, _ = strings.Cut(version, "@")
+	image, _, _ := strings.Cut(path.Base(n.Image), "@")
+	name, version, _ = strings.Cut(image, ":")
 	return name, version
 }
 
