@@ -85,6 +85,7 @@ func TestTransports(t *testing.T) {
 			testMeasurements(t, pod, peer)
 			testKernel(t, pod, node)
 			testServers(t, pod, node)
+			testFlows(t, pod, peer, node)
 			testSending(t, pod)
 			testCancel(t, pod)
 		})
@@ -258,6 +259,44 @@ func testServers(t *testing.T, pod, node *probe.Session) {
 	}
 }
 
+// testFlows: of a flow every datagram comes but those that were sent while the
+// way was broken.
+func testFlows(t *testing.T, pod, peer, node *probe.Session) {
+	st := startFlow(t, pod, peer, probe.Flow{To: nodePod, Rate: 500})
+	more(t, st, 50)
+	if r := stop(t, st); r.Sent < 50 || r.Received != r.Sent || len(r.Lost) > 0 || time.Since(r.Began) > time.Minute || r.Ended.Before(r.Began) {
+		t.Error(r)
+	}
+	if _, err := st.Stop(t.Context()); err == nil {
+		t.Error("a second stop: no error")
+	}
+	st = startFlow(t, pod, peer, probe.Flow{To: nodePod, Rate: 500})
+	more(t, st, 20)
+	down := probe.Change{Link: "cni0", Down: true}
+	if err := node.Change(t.Context(), down); err != nil {
+		t.Fatal(err)
+	}
+	more(t, st, 20)
+	if err := node.Change(t.Context(), probe.Change{Link: "cni0"}); err != nil {
+		t.Fatal(err)
+	}
+	more(t, st, 200) // the bridge's port takes its time
+	if r := stop(t, st); len(r.Lost) < 15 || r.Received < 20 || r.Lost[0].Number < 20 || r.Received+len(r.Lost) != r.Sent {
+		t.Error(r)
+	}
+	ending, end := context.WithCancel(t.Context())
+	st, err := pod.StartFlow(ending, peer, probe.Flow{To: nodePod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end()
+	waiting, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := st.Reach(waiting, 1<<30); err == nil || waiting.Err() != nil {
+		t.Errorf("a flow whose context has ended goes on: %v", err)
+	}
+}
+
 func testCancel(t *testing.T, s *probe.Session) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -282,10 +321,9 @@ func TestRemoteRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, flow := s.StartFlow(t.Context(), s, probe.Flow{To: localCNI})
 	_, monitor := s.Monitor()
 	_, ids := s.NamespaceIDs(t.Context(), []*probe.Session{s})
-	for what, err := range map[string]error{"a flow": flow, "a monitor": monitor, "namespace ids": ids} {
+	for what, err := range map[string]error{"a monitor": monitor, "namespace ids": ids} {
 		if !errors.Is(err, probe.ErrNotLocal) {
 			t.Errorf("%s: %v", what, err)
 		}

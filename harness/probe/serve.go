@@ -26,6 +26,7 @@ func Serve(ctx context.Context, s *Session, in io.Reader, out io.Writer, more ma
 	ctx, cancel := context.WithCancel(ctx)
 	v := &server{session: s, out: json.NewEncoder(out), calls: map[uint64]context.CancelFunc{}}
 	known := handlers()
+	maps.Copy(known, flowHandlers())
 	maps.Copy(known, more)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxMessage)

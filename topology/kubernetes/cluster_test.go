@@ -75,8 +75,8 @@ func TestExistingCluster(t *testing.T) {
 		}
 	})
 	t.Run("Disruptive", func(t *testing.T) {
-		r := c.overlab(t, "test", "MTU", "DP", "CP", "--disruptive")
-		for _, want := range []string{"pass         MTU-03", "pass         MTU-05", "pass         DP-05", "pass         CP-05", "the agent of overlab-others-worker2"} {
+		r := c.overlab(t, "test", "MTU", "DP", "CP", "RS", "--disruptive")
+		for _, want := range []string{"pass         MTU-03", "pass         MTU-05", "pass         DP-05", "pass         CP-05", "pass         RS-01", "3 of 3 agents killed and restarted, 0 of ", "the agent of overlab-others-worker2"} {
 			if !strings.Contains(strings.Join(strings.Fields(r.out), " "), strings.Join(strings.Fields(want), " ")) {
 				t.Errorf("no %q among\n%s", want, r.out)
 			}
