@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlab/overlab/agent/datapath"
 	"github.com/overlab/overlab/agent/firewall"
 	"github.com/overlab/overlab/agent/forwarder"
@@ -52,7 +54,7 @@ func removeBlackholes(k lease.Key, log *slog.Logger) error {
 	if len(scope.Blackholes) == 0 {
 		return nil
 	}
-	return removeRoutes(scope, log)
+	return removeRoutes(scope, datapath.BareRoutes{}, log)
 }
 
 func removeDevices(log *slog.Logger) error {
@@ -70,6 +72,7 @@ func removeDevices(log *slog.Logger) error {
 		if ownDevice.MatchString(l.Kind + " " + l.Name) {
 			log.Info("removed", "device", l.Name)
 			b.DelLink(l.Index)
+			b.Tolerate(unix.ENODEV) // it may have gone with another
 		}
 	}
 	if err := conn.Do(&b); err != nil {

@@ -206,7 +206,8 @@ func (d *dryRun) backend(own lease.Lease, s lease.Snapshot) error {
 // is not its own, and that nothing displaces.
 func (d *dryRun) stale(own lease.Lease, s lease.Snapshot) error {
 	before, err := recordedBare(d.agent.SubnetFile)
-	if err != nil || before.Dev == "" || before == d.node.backend.Scope().Bare {
+	now := d.node.backend.Scope().Bare
+	if err != nil || before.Dev == "" || before == now {
 		return err
 	}
 	kernel, err := datapath.Open(bareScope(before))
@@ -219,7 +220,7 @@ func (d *dryRun) stale(own lease.Lease, s lease.Snapshot) error {
 	for r := range want.Routes {
 		displaced.Add(r.Dst.String())
 	}
-	for _, c := range datapath.Diff(datapath.NewState(), kernel.State()) {
+	for _, c := range removal(kernel.State(), now) {
 		if r, ok := c.Entry.(datapath.Route); ok && !displaced.Has(r.Dst.String()) {
 			d.commands(c.String())
 		}

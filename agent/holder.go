@@ -22,6 +22,11 @@ type holder struct {
 	restored        time.Time // when the last was
 }
 
+// renewalRetry is the pause after a renewal that failed, as in flannel
+// (pkg/subnet/etcd/local_manager.go). It is less where the margin is short, for
+// several tries to fit into it.
+const renewalRetry = time.Minute
+
 // peace is how long a lease that was written over must stay as it is, for the
 // next time to be restored at once.
 const peace = 10 * time.Second
@@ -159,8 +164,8 @@ func (h *holder) keep(ctx context.Context, g lease.Grant) bool {
 			if err == nil {
 				h.tellEnd(ttl)
 			} else {
-				h.agent.Log.Warn("the lease could not be renewed; trying again in a minute", "err", err)
-				wait = time.Minute
+				wait = min(renewalRetry, h.agent.RenewMargin/4)
+				h.agent.Log.Warn("the lease could not be renewed; trying again", "in", wait, "err", err)
 			}
 			renewal.Reset(wait)
 		}

@@ -3,11 +3,15 @@ package agent_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlab/overlab/internal/rtnl"
 )
 
 const hostGW = `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`
@@ -172,5 +176,59 @@ func TestHostGWRefusesAnotherPublicIP(t *testing.T) {
 	n.cmd = nil
 	if !strings.Contains(n.said(), "host-gw: the public IP 192.0.2.1 is not 172.16.1.1") {
 		t.Error(n.said())
+	}
+}
+
+// TestHostGWOfAWiderNetwork: an agent that comes to own more routes than the one
+// before it lets those be that both own, so that no packet is lost between the
+// two. A dry run agrees.
+func TestHostGWOfAWiderNetwork(t *testing.T) {
+	c := newCluster(t, hostGW)
+	n := c.node(1).start()
+	c.hostPeer("10.244.2.0", "172.16.1.2")
+	c.hostPeer("10.244.3.0", "172.16.1.3")
+	mesh := []string{"10.244.2.0/24 via 172.16.1.2 dev eth0", "10.244.3.0/24 via 172.16.1.3 dev eth0"}
+	n.expectRoutes("the mesh", mesh...)
+	n.waitReady()
+	n.kill()
+	c.put("/coreos.com/network/config", `{"Network":"10.240.0.0/12","SubnetLen":24,"Backend":{"Type":"host-gw"}}`)
+	c.del(leases + "10.244.3.0-24") // the node went while there was no agent
+	if out := n.dryRun(1); countLines(out, "ip route del 10.244.3.0/24") != 1 || countLines(out, "10.244.2.0/24") != 0 {
+		t.Errorf("the dry run says\n%s", out)
+	}
+	deleted := n.deletedRoutes()
+	n.start().waitReady()
+	n.expectRoutes("the mesh", mesh[0])
+	if got := deleted(); !slices.Equal(got, []string{"10.244.3.0/24"}) {
+		t.Errorf("the agent deleted the routes to %v", got)
+	}
+}
+
+// deletedRoutes watches the node, and returns what tells the destinations of the
+// IPv4 routes that were deleted since.
+func (n *node) deletedRoutes() func() []string {
+	n.Helper()
+	var listener *rtnl.Listener
+	err := n.set.Do(func() (err error) {
+		listener, err = rtnl.Listen(unix.RTNLGRP_IPV4_ROUTE)
+		return err
+	})
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.Cleanup(func() { _ = listener.Close() })
+	return func() (gone []string) {
+		err := listener.Drain(func(m rtnl.Message) error {
+			if m.Type != unix.RTM_DELROUTE {
+				return nil
+			}
+			r, err := m.Route()
+			gone = append(gone, r.Dst.String())
+			return err
+		})
+		if err != nil {
+			n.Error(err)
+		}
+		return gone
 	}
 }

@@ -27,6 +27,8 @@ type memory struct {
 	acquired int
 	renewed  int
 	expired  bool
+	// away is how many renewals to come find no store.
+	away int
 }
 
 func (m *memory) NetConf(context.Context) ([]byte, error) {
@@ -47,6 +49,10 @@ func (m *memory) Renew(context.Context, lease.Lease) (time.Duration, error) {
 	defer m.mu.Unlock()
 	if m.expired {
 		return 0, lease.ErrExpired
+	}
+	if m.away > 0 {
+		m.away--
+		return 0, errors.New("down")
 	}
 	m.renewed++
 	return m.ttl, nil
@@ -176,6 +182,22 @@ func TestRenewal(t *testing.T) {
 		}
 		return a.Check(t.Context())
 	})
+}
+
+// TestRenewalIsTriedAgain: a store that is away for a moment costs no lease, also
+// where the margin is less than the minute after which flannel tries again.
+func TestRenewalIsTriedAgain(t *testing.T) {
+	m := &memory{ttl: 20 * time.Millisecond, away: 3}
+	run(t, m)
+	until(t, "a renewal", func() error {
+		if _, renewed := m.count(); renewed < 1 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if acquired, _ := m.count(); acquired != 1 {
+		t.Errorf("acquired %d times", acquired)
+	}
 }
 
 func TestStatus(t *testing.T) {

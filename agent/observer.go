@@ -27,8 +27,8 @@ type Observer interface {
 	// not keep the states.
 	Entries(want, have datapath.State)
 	// Reconciled tells of a pass that found something to change: why it ran (a
-	// Reason), how long after it was known
-	// that one is due, what it changed, and what was refused.
+	// Reason), how long after it was known that one is due it was done, what it
+	// changed, and what was refused.
 	Reconciled(why string, took time.Duration, made []datapath.Change, err error)
 	// Repaired tells of what was restored beside the datapath: "firewall" or
 	// "subnet_file".

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/overlab/overlab/agent/lease"
+	"github.com/overlab/overlab/internal/wholefile"
 )
 
 // subnetEnv is the content of subnet.env, from which CNI plugins and container
@@ -49,16 +50,10 @@ func (e subnetEnv) write(path string) (changed bool, err error) {
 	if e.in(path) {
 		return false, nil
 	}
-	want := e.content()
-	dir, name := filepath.Split(path)
-	if err := os.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, fmt.Errorf("make the folder of the subnet file: %w", err)
 	}
-	temporary := filepath.Join(dir, "."+name)
-	if err := os.WriteFile(temporary, want, 0o644); err != nil {
-		return false, fmt.Errorf("write the subnet file: %w", err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
+	if err := wholefile.WriteBytes(path, 0o644, e.content()); err != nil {
 		return false, fmt.Errorf("write the subnet file: %w", err)
 	}
 	return true, nil

@@ -94,6 +94,41 @@ func BenchmarkTest(b *testing.B) {
 	}
 }
 
+// BenchmarkTestLevels measures the core checks and those of every level on the
+// default lab, whose agents are asked to harden it, so that all pass. It is the
+// time that the report gives: the lab is up.
+func BenchmarkTestLevels(b *testing.B) {
+	nstest.Require(b)
+	bin := programs(b)
+	file := filepath.Join(b.TempDir(), "lab.yaml")
+	text := "apiVersion: " + topology.APIVersion + "\nkind: Lab\nmetadata: {name: bench}\nspec: {agent: {args: [--harden]}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for _, levels := range []string{"C", "C,E,H,R,I"} {
+		b.Run(levels, func(b *testing.B) {
+			overlab(b, bin, "up", file)
+			defer settle(b)
+			defer overlab(b, bin, "down")
+			var took time.Duration
+			checks := 0
+			for b.Loop() {
+				var report struct {
+					TookNanoseconds time.Duration
+					Results         []struct{ ID string }
+				}
+				if err := json.Unmarshal(overlab(b, bin, "test", "--level", levels, "-o", "json"), &report); err != nil {
+					b.Fatal(err)
+				}
+				took, checks = took+report.TookNanoseconds, len(report.Results)
+			}
+			b.ReportMetric(took.Seconds()/float64(b.N), "s")
+			b.ReportMetric(float64(checks), "checks")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
 // labOf writes the topology file of a lab of that many nodes.
 func labOf(b *testing.B, nodes int) (string, *topology.Plan) {
 	b.Helper()
@@ -139,7 +174,9 @@ func overlab(b *testing.B, bin string, args ...string) []byte {
 	var out, progress bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &progress
 	if err := cmd.Run(); err != nil {
-		b.Fatalf("overlab %v: %v\n%s%s", args, err, progress.Bytes(), out.Bytes())
+		const most = 2000 // a report is long
+		said := append(progress.Bytes(), out.Bytes()...)
+		b.Fatalf("overlab %v: %v\n%s", args, err, said[:min(len(said), most)])
 	}
 	return out.Bytes()
 }

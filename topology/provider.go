@@ -176,7 +176,15 @@ type AgentStatus struct {
 	// Log is the path of what it printed, Output the last lines of that.
 	Log    string   `json:"log,omitempty"`
 	Output []string `json:"output,omitempty"`
+	// LogFormat is LogCRI where each line of the log has something before it.
+	LogFormat string `json:"logFormat,omitempty"`
 }
+
+// LogCRI is how kubelet has containers' output written: before each line stand
+// the time, the stream, and F, or P for a part of a line that goes on in the next
+// (Kubernetes' design proposal "CRI: Log management for container stdout/stderr
+// streams", pkg/kubelet/kuberuntime/logs).
+const LogCRI = "cri"
 
 // States of a container.
 const (

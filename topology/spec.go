@@ -282,9 +282,3 @@ type CNISpec struct {
 	// The folders of those plugins, searched in this order and before the bundled ones, overlab-cni and, for it too, flannel; as seen from the lab file.
 	PluginDirs []string `json:"pluginDirs,omitempty"`
 }
-
-// Default returns the smallest spec: a master and two workers with two pods
-// each on a VXLAN overlay.
-func Default() *Spec {
-	return &Spec{APIVersion: APIVersion, Kind: Kind, Metadata: Metadata{Name: "default"}}
-}

@@ -65,8 +65,9 @@ type Backend interface {
 	Data() json.RawMessage
 	// Device is the wanted state before the node has a lease.
 	Device() datapath.State
-	// Desired is the wanted state, of each of the network's families. problems names, one line each, the leases
-	// that it had to leave out, or that the kernel will refuse, and why.
+	// Desired is the wanted state, of each of the network's families. problems
+	// names, one line each, the leases that it had to leave out, or that the
+	// kernel will refuse, and why.
 	Desired(own lease.Lease, all []lease.Lease) (want datapath.State, problems []string)
 }
 

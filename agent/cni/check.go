@@ -22,9 +22,9 @@ import (
 )
 
 // Check compares a pod's network with what its ADD left: the files, the node's
-// bridge, the veth's two ends and the port mappings. Damage is one error of code ErrDamaged whose
-// text names each thing that is wrong and where. Without the configuration's
-// PrevResult the reserved addresses are what ought to be.
+// bridge, the veth's two ends and the port mappings. Damage is one error of code
+// ErrDamaged whose text names each thing that is wrong and where. Without the
+// configuration's PrevResult the reserved addresses are what ought to be.
 func Check(_ context.Context, r Request) error {
 	if err := r.validate(); err != nil {
 		return err

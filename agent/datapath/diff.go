@@ -10,9 +10,10 @@ import (
 // they must be applied.
 //
 // What a peer needs is made in the order neighbour, forwarding entry, IPsec
-// association, IPsec policy, route: the route comes last because it is what draws packets. What goes is removed
-// in the opposite order, after everything was made, so that an entry whose
-// value changes is replaced and never missing in between.
+// association, IPsec policy, route: the route comes last because it is what
+// draws packets. What goes is removed in the opposite order, after everything
+// was made, so that an entry whose value changes is replaced and never missing
+// in between.
 func Diff(want, have State) []Change {
 	var d diff
 	have = d.links(want, have)

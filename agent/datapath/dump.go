@@ -51,10 +51,11 @@ func (d Destinations) covers(dst netip.Prefix) bool {
 // BareRoutes says which routes out of a device that is not owned are: those
 // that lead bare packets to the pods of another node. Such a route has a next
 // hop, and a destination that is one node's subnet: within Network, of exactly
-// Len bits, or within Network6, of exactly Len6. And it is as flannel makes it: in the main table, without a metric
-// or a type of service, of the protocol boot. Whoever wants a route of that
-// destination left alone gives it another protocol (as routing daemons and
-// "ip route add … proto static" do), or a metric.
+// Len bits, or within Network6, of exactly Len6. And it is as flannel makes it:
+// in the main table, without a metric or a type of service, of the protocol
+// boot. Whoever wants a route of that destination left alone gives it another
+// protocol (as routing daemons and "ip route add … proto static" do), or a
+// metric.
 //
 // A wanted route takes the place of any other of its destination and metric,
 // whosever that is: only one of them can carry packets.
@@ -73,8 +74,8 @@ func (b BareRoutes) Covers(dst netip.Prefix) bool {
 	return Destinations{b.Network, b.Len}.covers(dst) || Destinations{b.Network6, b.Len6}.covers(dst)
 }
 
-// own reports whether a route is owned.
-func (b BareRoutes) own(r Route) bool {
+// Owns reports whether a route is owned.
+func (b BareRoutes) Owns(r Route) bool {
 	return b.Dev != "" && r.Dev == b.Dev && r.Via.IsValid() && r.Metric == 0 && r.TOS == 0 && r.Protocol == 0 && b.Covers(r.Dst)
 }
 
@@ -91,21 +92,9 @@ func (s Scope) families() []byte {
 	return []byte{unix.AF_INET}
 }
 
-// Dump reads what the kernel holds of the scope, in the connection's network
-// namespace, which is also the calling thread's.
-func Dump(c *rtnl.Conn, scope Scope) (State, error) {
-	s, _, err := dump(c, scope)
-	if err != nil || !scope.IPsec {
-		return s, err
-	}
-	xfrm, err := rtnl.DialXFRM()
-	if err != nil {
-		return s, err
-	}
-	return s, errors.Join(s.dumpIPsec(xfrm), xfrm.Close())
-}
-
-// dump also returns the ifindex of each owned device that there is.
+// dump reads what the kernel holds of the scope, less IPsec, in the connection's
+// network namespace, which is also the calling thread's. It also returns the
+// ifindex of each owned device that there is.
 func dump(c *rtnl.Conn, scope Scope) (State, map[string]int, error) {
 	s, indexes := NewState(), map[string]int{}
 	for _, name := range scope.Devices {
@@ -166,7 +155,7 @@ func (s State) dumpBare(c *rtnl.Conn, scope Scope) (index int, err error) {
 			return 0, err
 		}
 		for _, r := range routes {
-			if r, ok := readRoute(scope.Bare.Dev, r); ok && scope.Bare.own(r) {
+			if r, ok := readRoute(scope.Bare.Dev, r); ok && scope.Bare.Owns(r) {
 				s.Routes.Add(r)
 			}
 		}

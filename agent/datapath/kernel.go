@@ -136,15 +136,21 @@ func (k *Kernel) Refresh() (changed bool, err error) {
 	if !k.stale {
 		return changed, nil
 	}
-	state, index, err := dump(k.conn, k.scope)
-	if err == nil && k.xfrm != nil {
-		err = state.dumpIPsec(k.xfrm)
-	}
+	state, index, err := k.dump()
 	if err != nil {
 		return true, err
 	}
 	k.state, k.index, k.stale = state, index, false
 	return true, nil
+}
+
+// dump reads the whole scope anew.
+func (k *Kernel) dump() (State, map[string]int, error) {
+	state, index, err := dump(k.conn, k.scope)
+	if err == nil && k.xfrm != nil {
+		err = state.dumpIPsec(k.xfrm)
+	}
+	return state, index, err
 }
 
 // Apply makes the changes and refreshes the picture. It must be called in the
@@ -437,7 +443,7 @@ func (k *Kernel) ownRoute(state rtnl.RouteState) (Route, bool) {
 		return Route{}, false
 	}
 	r, plain := readRoute(k.scope.Bare.Dev, state)
-	return r, plain && k.scope.Bare.own(r)
+	return r, plain && k.scope.Bare.Owns(r)
 }
 
 func (k *Kernel) takeRoute(m rtnl.Message) (bool, error) {

@@ -79,7 +79,7 @@ func checkPicture(t testing.TB, k *Kernel, want State) {
 	for _, c := range Diff(want, k.State()) {
 		t.Error("the picture still differs:", c)
 	}
-	dumped, err := Dump(k.conn, k.scope)
+	dumped, _, err := k.dump()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func BenchmarkDump(b *testing.B) {
 	inNode(b, func(k *Kernel) error {
 		settle(b, k, node(256))
 		for b.Loop() {
-			if _, err := Dump(k.conn, k.scope); err != nil {
+			if _, _, err := k.dump(); err != nil {
 				b.Fatal(err)
 			}
 		}

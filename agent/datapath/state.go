@@ -28,8 +28,7 @@ func (s Set[T]) Has(v T) bool {
 
 // State is what an overlay owns in one network namespace: some devices,
 // everything that hangs on them, routes of another (see BareRoutes), and its
-// share of IPsec.
-// Wanted and present states have the same type.
+// share of IPsec. Wanted and present states have the same type.
 type State struct {
 	Links Set[Link]
 	Addrs Set[Addr]
@@ -111,8 +110,8 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 func (m MAC) hardware() net.HardwareAddr { return net.HardwareAddr(m[:]) }
 
-// Link is a VXLAN, IP-in-IP, WireGuard or TUN device. A TUN device is persistent: it stays
-// when no process moves its packets.
+// Link is a VXLAN, IP-in-IP, WireGuard or TUN device. A TUN device is
+// persistent: it stays when no process moves its packets.
 type Link struct {
 	Name string
 	// Kind is the driver's name, "vxlan", "ipip", "wireguard" or "tun" in every

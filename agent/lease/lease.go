@@ -69,9 +69,6 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 		if err != nil || !out.PublicIP.Is4() {
 			errs = append(errs, fmt.Errorf("PublicIP %q is not an IPv4 address", in.PublicIP))
 		} else if out.PublicIP.IsUnspecified() {
-			out.PublicIP = netip.Addr{}
-		}
-		if out.PublicIP == netip.IPv4Unspecified() {
 			out.PublicIP = netip.Addr{} // how flannel writes that there is none
 		}
 	}

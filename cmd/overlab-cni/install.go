@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -19,7 +20,10 @@ func install(args []string) int {
 	flags.StringVar(&i.BinDir, "bin-dir", "/opt/cni/bin", "the `folder` in which the container runtime looks for plugins")
 	flags.StringVar(&i.Config, "config", "/etc/kube-flannel/cni-conf.json", "the configuration list to install, a `file`")
 	flags.StringVar(&i.ConfigFile, "config-file", "/etc/cni/net.d/10-flannel.conflist", "the `file` that it becomes")
-	if err := flags.Parse(args); err != nil {
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
 		return 2
 	}
 	if flags.NArg() > 0 {

@@ -133,6 +133,10 @@ func TestBadFiles(t *testing.T) {
 	t.Run("lab that does not ship", func(t *testing.T) {
 		o.refuses(t, "", "", []string{`"defualt"`, "did you mean default?"}, "up", "defualt")
 	})
+	t.Run("containerd's flags on a cluster", func(t *testing.T) {
+		o.refuses(t, "", "", []string{"--containerd-address (or OVERLAB_CONTAINERD_ADDRESS): the pods of provider kind are Kubernetes'", "--containerd-namespace"},
+			"up", "--provider=kind", "--containerd-address=/run/x", "--containerd-namespace=moby")
+	})
 	t.Run("--name that is none", func(t *testing.T) {
 		o.refuses(t, "", "", []string{`--name: is "a/b"; write lower-case letters`}, "up", "--name", "a/b")
 		o.refuses(t, "", "", []string{"--name", "at most 40"}, "up", "--name", long)

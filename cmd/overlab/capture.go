@@ -30,6 +30,7 @@ type captureFlags struct {
 	count   int
 	period  time.Duration
 	snap    int
+	buffer  int
 }
 
 func (c command) capture() *cobra.Command {
@@ -59,6 +60,7 @@ inner looks at the packet inside of VXLAN.`,
 	flags.IntVarP(&f.count, "count", "c", 0, "end after so many frames")
 	flags.DurationVar(&f.period, "for", 0, "end after this time")
 	flags.IntVarP(&f.snap, "snaplen", "s", 0, "keep so many bytes of each frame (default all)")
+	flags.IntVar(&f.buffer, "buffer", 0, "MiB of the kernel's memory for each interface (default 64, of 256 together)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		taps, expression := splitTaps(args)
 		if err := f.check(taps, c.out); err != nil {
@@ -91,10 +93,24 @@ func (f *captureFlags) check(taps []string, out io.Writer) error {
 		return errors.New("capture needs an interface: overlab capture node-1:eth0")
 	case f.count < 0 || f.period < 0 || f.snap < 0:
 		return fmt.Errorf("--count=%d --for=%v --snaplen=%d: none may be below 0", f.count, f.period, f.snap)
+	case f.buffer < 0 || f.buffer > 1024:
+		return fmt.Errorf("--buffer=%d: it is in MiB, up to 1024", f.buffer)
 	case f.file == "-" && isTerminal(out):
 		return errors.New("pcapng is not for a terminal: give a file with --write, or a pipe")
 	}
 	return nil
+}
+
+// ring is the kernel's buffer of each of so many taps: large enough for whole
+// frames at the full speed of an overlay on one machine, some GB/s, while this
+// program waits for a processor.
+func (f *captureFlags) ring(taps int) capture.Ring {
+	const block, together, most, least = 256 << 10, 256, 64, 4
+	mib := f.buffer
+	if mib == 0 {
+		mib = max(min(together/taps, most), least)
+	}
+	return capture.Ring{BlockSize: block, Blocks: mib << 20 / block}
 }
 
 // splitTaps takes the words before the filter: those that look like
@@ -133,7 +149,7 @@ func knownTaps(p *topology.Plan, taps []string) error {
 // one, is outside.
 func (c command) captureInside(ctx context.Context, lab topology.Joiner, f captureFlags, args []string) (err error) {
 	argv := []string{netns.Self, "capture", fmt.Sprintf("--decode=%t", f.decode), fmt.Sprintf("--verbose=%t", f.verbose),
-		fmt.Sprintf("--count=%d", f.count), fmt.Sprintf("--for=%v", f.period), fmt.Sprintf("--snaplen=%d", f.snap)}
+		fmt.Sprintf("--count=%d", f.count), fmt.Sprintf("--for=%v", f.period), fmt.Sprintf("--snaplen=%d", f.snap), fmt.Sprintf("--buffer=%d", f.buffer)}
 	if f.file != "" {
 		argv = append(argv, "--write=-")
 		if f.file != "-" {
@@ -167,7 +183,7 @@ func (c command) runCapture(ctx context.Context, lab topology.Lab, f captureFlag
 		if err != nil {
 			return err
 		}
-		source.Options = capture.Options{Interface: iface, Filter: match, SnapLen: f.snap}
+		source.Options = capture.Options{Interface: iface, Filter: match, SnapLen: f.snap, Ring: f.ring(len(taps))}
 		sources = append(sources, source)
 	}
 	out, err := c.captureSink(lab.Plan(), f, taps)

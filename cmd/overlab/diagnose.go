@@ -22,7 +22,8 @@ func (c command) diagnose() *cobra.Command {
 		Use:   "diagnose",
 		Short: "Say why a running lab does not do what it must, and what mends it",
 		Long: `Diagnose compares a running lab with its plan, looks at agents, the store,
-filters, settings, counters and the underlay, sends a few packets, and names the
+filters, settings, counters and the underlay, sends a few packets, over IPv6 too
+where there is an overlay of it, walks after some that are lost, and names the
 causes that explain what it saw: the likeliest first, each with its evidence and
 the command that mends it.
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ import (
 
 func (c command) diff() *cobra.Command {
 	var name string
-	var mend bool
+	var mend, state bool
 	cmd := &cobra.Command{
 		Use:   "diff [NODE|POD…]",
 		Short: "Compare what nodes and pods have with what they ought to have",
@@ -35,10 +36,12 @@ usage is broken.`,
 		Example: `  overlab diff
   overlab diff node-1 pod-3
   overlab diff --mend            with the commands that make it right
-  overlab diff -o json`,
+  overlab diff -o json
+  diff <(overlab diff --state --name a) <(overlab diff --state --name b)`,
 		ValidArgsFunction: c.completeAllSpaces(&name),
 	}
 	c.labFlags(cmd, &name)
+	cmd.Flags().BoolVar(&state, "state", false, "show what there is, in words that are the same for every lab of one spec, and compare nothing")
 	cmd.Flags().BoolVar(&mend, "mend", false, "show, for each difference, a command that makes it right")
 	output := outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -51,8 +54,11 @@ usage is broken.`,
 			return err
 		}
 		if outside, ok := lab.(topology.Joiner); ok && !netns.Inside() {
-			argv := []string{netns.Self, "diff", "-o", output.value, fmt.Sprintf("--mend=%t", mend), "--"}
+			argv := []string{netns.Self, "diff", "-o", output.value, fmt.Sprintf("--mend=%t", mend), fmt.Sprintf("--state=%t", state), "--"}
 			return c.inside(cmd.Context(), outside, append(argv, args...))
+		}
+		if state {
+			return c.showState(cmd.Context(), lab, args, output)
 		}
 		return c.runDiff(cmd.Context(), lab, args, mend, output)
 	}
@@ -90,6 +96,28 @@ func (c command) runDiff(ctx context.Context, lab topology.Lab, spaces []string,
 		err = &exitError{code: exitFailed}
 	}
 	return err
+}
+
+// showState prints what the nodes and pods have, an entry a line.
+func (c command) showState(ctx context.Context, lab topology.Lab, spaces []string, output *format) error {
+	open := &sessions{lab: lab}
+	s, err := oracle.States(ctx, lab, open, spaces...)
+	if err = errors.Join(err, open.close()); err != nil {
+		return err
+	}
+	if output.value == "json" {
+		return output.encode(c.out, s)
+	}
+	w := bufio.NewWriter(c.out)
+	for _, space := range s.Spaces {
+		for _, e := range space.Entries {
+			fmt.Fprintf(w, "%s: %s\n", space.Name, e)
+		}
+	}
+	for _, u := range s.Unread {
+		fmt.Fprintf(c.err, "not read: %s\n", u)
+	}
+	return w.Flush()
 }
 
 // sessions are the probe sessions of one command. It implements

@@ -29,6 +29,8 @@ const (
 	// helperServe says ready, and to each who connects to TCP port args[0]
 	// from which address that is.
 	helperServe = "serve"
+	// helperFlood says ready, and sends UDP to args[0] until it is killed.
+	helperFlood = "flood"
 )
 
 func runHelper(name string, args []string) int {
@@ -49,6 +51,8 @@ func runHelper(name string, args []string) int {
 		err = unix.Pause()
 	case helperServe:
 		err = serve(args[0])
+	case helperFlood:
+		err = flood(args[0])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "helper:", err)
@@ -71,6 +75,21 @@ func (o *overlab) helper(name string, flags uintptr, uid int, args ...string) *e
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getgid(), Size: 1}}
 	}
 	return cmd
+}
+
+func flood(to string) error {
+	address, err := net.ResolveUDPAddr("udp4", to)
+	if err != nil {
+		return err
+	}
+	c, err := net.ListenUDP("udp4", nil)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for data := make([]byte, 1200); ; {
+		_, _ = c.WriteToUDP(data, address) // that a queue is full is as it ought to be
+	}
 }
 
 func serve(port string) error {

@@ -38,7 +38,7 @@ provider kind find it there. It needs root, Go and debootstrap.`,
 			_, err := fmt.Fprintln(c.out, file)
 			return err
 		}
-		if !force && registryAnswers(cmd.Context()) {
+		if !force && registryAnswers(cmd.Context(), http.DefaultTransport) {
 			fmt.Fprintln(c.err, "kind's own image can be pulled here, and labs do so: there is no need to build one (--force does it all the same)")
 			return nil
 		}
@@ -57,16 +57,20 @@ provider kind find it there. It needs root, Go and debootstrap.`,
 	return cmd
 }
 
-// registryAnswers reports whether the registry of kind's images is in reach. It
-// answers 401 to who has not asked for a token, and that is enough.
-func registryAnswers(ctx context.Context) bool {
+// dockerHub is the registry of kind's images (the reference kindest/node).
+const dockerHub = "https://registry-1.docker.io"
+
+// registryAnswers reports whether the registry is in reach. It answers 401 to
+// who has not asked for a token (OCI distribution specification, "Determining
+// Support"), and that is enough.
+func registryAnswers(ctx context.Context, way http.RoundTripper) bool {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://registry-1.docker.io/v2/", http.NoBody)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, dockerHub+"/v2/", http.NoBody)
 	if err != nil {
 		return false
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := way.RoundTrip(r)
 	if err != nil {
 		return false
 	}

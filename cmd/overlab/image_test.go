@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +43,25 @@ func TestUnknownProvider(t *testing.T) {
 	} {
 		if r := o.run(t, "up", "--provider", flag); r.code != 2 || !strings.Contains(r.err, want) {
 			t.Errorf("--provider %s: %s; want %q", flag, r, want)
+		}
+	}
+}
+
+// hub is a registry that answers with a status, or with none at all.
+type hub int
+
+func (h hub) RoundTrip(r *http.Request) (*http.Response, error) {
+	if h == 0 || r.URL.Path != "/v2/" {
+		return nil, errors.New("no route to host")
+	}
+	return &http.Response{StatusCode: int(h), Body: http.NoBody}, nil
+}
+
+// A registry that asks for a token is in reach, one that is ill or gone is not.
+func TestRegistryAnswers(t *testing.T) {
+	for code, want := range map[hub]bool{http.StatusOK: true, http.StatusUnauthorized: true, http.StatusBadGateway: false, 0: false} {
+		if got := registryAnswers(t.Context(), code); got != want {
+			t.Errorf("status %d: %t", code, got)
 		}
 	}
 }

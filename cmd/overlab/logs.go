@@ -69,14 +69,17 @@ type logFile struct {
 	// prefix is put before each line.
 	prefix string
 	rest   string // the beginning of a line that is not finished
+	// format is topology.LogCRI, or empty; part is the beginning of a line that
+	// goes on in the next.
+	format, part string
 }
 
 // openLogs opens those that are asked for, or all agents'.
 func openLogs(s topology.Status, nodes []string) ([]*logFile, error) {
-	paths, width := map[string]string{supervisorLog: filepath.Join(s.Dir, "supervisor.log")}, 0
+	paths, formats, width := map[string]string{supervisorLog: filepath.Join(s.Dir, "supervisor.log")}, map[string]string{}, 0
 	var all []string
 	for _, a := range s.Agents {
-		paths[a.Node] = a.Log
+		paths[a.Node], formats[a.Node] = a.Log, a.LogFormat
 		all = append(all, a.Node)
 	}
 	if len(nodes) == 0 {
@@ -99,7 +102,7 @@ func openLogs(s topology.Status, nodes []string) ([]*logFile, error) {
 			closeLogs(logs)
 			return nil, fmt.Errorf("read the log of %s: %w", n, err)
 		}
-		l := &logFile{File: f}
+		l := &logFile{File: f, format: formats[n]}
 		if len(nodes) > 1 {
 			l.prefix = fmt.Sprintf("%-*s | ", width, n)
 		}
@@ -177,7 +180,28 @@ func (l *logFile) read(last bool) ([]string, error) {
 	if last && l.rest != "" {
 		lines, l.rest = append(lines, l.rest), ""
 	}
+	if l.format == topology.LogCRI {
+		lines = l.printed(lines)
+	}
 	return lines, nil
+}
+
+// printed returns what the program printed, of lines as kubelet has them
+// written.
+func (l *logFile) printed(lines []string) []string {
+	var out []string
+	for _, line := range lines {
+		words := strings.SplitN(line, " ", 4) // time, stream, tag, and the rest
+		if len(words) < 4 {
+			out = append(out, line) // it is no such line
+			continue
+		}
+		l.part += words[3]
+		if words[2] != "P" {
+			out, l.part = append(out, l.part), ""
+		}
+	}
+	return out
 }
 
 func (l *logFile) print(w io.Writer, lines []string) {

@@ -2,7 +2,10 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,5 +95,32 @@ func TestLogsFollow(t *testing.T) {
 	}
 	if code := wait(t, cmd); code != 0 {
 		t.Errorf("after the lab's end: exit code %d", code)
+	}
+}
+
+// What kubelet writes before each line is not shown, and parts of a line are one.
+func TestKubeletsLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	write := func(text string) {
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString(text)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("2026-11-21T18:21:21.68Z stderr F level=INFO msg=\"a b\"\n2026-11-21T18:21:21.69Z stdout P one \n2026-11-21T18:21:21.69Z")
+	logs, err := openLogs(topology.Status{Agents: []topology.AgentStatus{{Node: "node-1", Log: path, LogFormat: topology.LogCRI}}}, []string{"node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeLogs(logs)
+	first, err := logs[0].read(false)
+	write(" stdout F line\n2026-11-21T18:21:21.70Z stderr F \nbroken\n")
+	second, err2 := logs[0].read(true)
+	if got := strings.Join(append(first, second...), "|"); err != nil || err2 != nil || got != "level=INFO msg=\"a b\"|one line||broken" {
+		t.Errorf("%q, %v, %v", got, err, err2)
 	}
 }

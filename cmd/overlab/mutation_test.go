@@ -23,16 +23,19 @@ import (
 const mutationFile = "OVERLAB_MUTATION"
 
 // mutationSample has a fault of each sort that is soon judged: of a table, of a
-// device, of a pod, of a setting, of a rule, of a lease.
+// device, of a pod, of a setting, of a rule, of a lease; one that no table shows,
+// and some of IPv6, of WireGuard, of IPsec and of hardened nodes.
 func mutationSample() []string {
-	return []string{"FDB-02", "ROUTE-05", "VXLAN-01", "LINK-07", "SYS-01", "RULE-08", "LEASE-01", "IPAM-01"}
+	return []string{
+		"FDB-02", "ROUTE-05", "VXLAN-01", "LINK-07", "SYS-01", "RULE-08", "LEASE-01", "IPAM-01",
+		"TC-01", "DS/FDB-02", "DS/RULE-02", "WG-02", "HARD-01", "XFRM-02", "XFRM-03",
+	}
 }
 
 // mutant is what became of one fault.
 type mutant struct {
 	faults.Fault
-	// verdicts are those of the checks that it names; a check that is not in
-	// this build has none.
+	// verdicts are those of the checks that it names.
 	verdicts map[string]string
 	caught   bool
 	// cause is the first that diagnose named, and first says that it is one
@@ -54,7 +57,7 @@ type mutant struct {
 //
 // Those that it cannot have are put into the first of the other labs that can.
 func TestMutation(t *testing.T) {
-	for _, tool := range []string{"ip", "bridge", "nft", "iptables", "sysctl", "ethtool"} {
+	for _, tool := range []string{"ip", "bridge", "nft", "iptables", "sysctl", "ethtool", "tc", "ip6tables"} {
 		need(t, tool)
 	}
 	file := os.Getenv(mutationFile)
@@ -71,7 +74,8 @@ func TestMutation(t *testing.T) {
 			continue
 		}
 		t.Run(filepath.Base(lab), func(t *testing.T) {
-			o := labUp(t, lab)
+			o := newOverlab(t)
+			upOrSkip(t, o, lab)
 			for _, f := range chosen[lab] {
 				t.Run(f.ID, func(t *testing.T) {
 					all = append(all, mutate(t, o, f))
@@ -84,7 +88,7 @@ func TestMutation(t *testing.T) {
 		t.Errorf("diagnose named %d of %d faults first, fewer than 95 in 100", first, len(all))
 	}
 	if file != "" {
-		if err := os.WriteFile(file, []byte(mutationPage(all)), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(mutationPage(all)+notRun(all)+provenChecks(t, all)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -92,7 +96,7 @@ func TestMutation(t *testing.T) {
 
 // mutationLabs are the labs that faults are put into.
 func mutationLabs() []string {
-	return []string{"default", "001", "dual-stack"}
+	return []string{"default", "001", "dual-stack", "wireguard", "testdata/hardened.yaml", "ipsec"}
 }
 
 // mutationLab is the first of the labs that can have a fault.
@@ -118,20 +122,29 @@ func mutationLab(t *testing.T, f faults.Fault) string {
 	return ""
 }
 
+// TestFaultsNameChecks: what a fault says that must see it is in the catalogue.
+func TestFaultsNameChecks(t *testing.T) {
+	known := map[string]bool{}
+	for _, c := range checks.All() {
+		known[c.ID] = true
+	}
+	for _, f := range faults.All() {
+		for _, id := range f.Checks {
+			if !known[id] {
+				t.Errorf("%s names %s, which is no check", f.ID, id)
+			}
+		}
+	}
+}
+
 // mutate puts a fault in, judges, and takes it out.
 func mutate(t *testing.T, o *overlab, f faults.Fault) mutant {
 	m := mutant{Fault: f, verdicts: map[string]string{}}
-	known := slices.DeleteFunc(slices.Clone(f.Checks), func(id string) bool {
-		return !slices.ContainsFunc(checks.All(), func(c suite.Check) bool { return c.ID == id })
-	})
-	if len(known) == 0 {
-		t.Skipf("SKIPPED, NOT TESTED: none of %s is in this build", strings.Join(f.Checks, ", "))
-	}
 	defer o.run(t, "fault", "clear", "--force") // the next is not to suffer from a test that ended here
 	var in struct{ Faults []faults.Record }
 	o.json(t, &in, "fault", "inject", "-o", "json", f.ID)
 	r := in.Faults[0]
-	for _, v := range o.verdicts(t, known) {
+	for _, v := range o.verdicts(t, f.Checks) {
 		m.verdicts[v.ID] = v.Verdict
 		m.caught = m.caught || v.Verdict == "fail" || f.Blinds && v.Verdict == "inconclusive"
 	}
@@ -139,7 +152,7 @@ func mutate(t *testing.T, o *overlab, f faults.Fault) mutant {
 	o.must(t, "fault", "clear", f.ID)
 
 	var wrong []string
-	if !poll(patience, func() bool { wrong = o.notPassed(t, known); return len(wrong) == 0 }) {
+	if !poll(patience, func() bool { wrong = o.notPassed(t, f.Checks); return len(wrong) == 0 }) {
 		t.Errorf("%s (%s) is out, and still %s", f.ID, r.Title, strings.Join(wrong, "; "))
 	}
 	if !m.caught {
@@ -182,9 +195,9 @@ func sum(all []mutant) (caught, first int) {
 	return caught, first
 }
 
-// mark is the sign of a verdict: a check that is not in this build has none.
+// mark is the sign of a verdict.
 func mark(verdict string) string {
-	marks := map[string]string{"fail": "F", "inconclusive": "?", "pass": ".", "not-applicable": "n", "": "-"}
+	marks := map[string]string{"fail": "F", "inconclusive": "?", "pass": ".", "not-applicable": "n"}
 	return cmp.Or(marks[verdict], verdict)
 }
 
@@ -219,7 +232,9 @@ func mutationPage(all []mutant) string {
 
 `+"`make mutation`"+` writes this page. It puts every fault of [faults.md](faults.md)
 into a lab, runs the checks that the fault names, asks `+"`overlab diagnose`"+`, takes
-the fault out, and waits until the same checks pass again.
+the fault out, and waits until the same checks pass again. The lab is the first that
+can have the fault: the default one, that of two interfaces a node (001), dual stack,
+wireguard, one whose agents are hardened, ipsec.
 
 **%d of %d faults were caught** by a check that they name, and **%d of %d were named
 first** by diagnose, which does not know what was put in.
@@ -227,7 +242,6 @@ first** by diagnose, which does not know what was put in.
 F: the check fails. ?: it is inconclusive, which is never a pass, and is all that
 can be said where the fault takes away what the check measures by. A dot: it
 passes, as another check sees the fault. n: it is not applicable in this lab.
--: it is not in this build.
 
 | fault | diagnose says first | the checks that the fault names |
 |---|---|---|
@@ -264,4 +278,86 @@ func (o *overlab) diagnosed(t *testing.T, f faults.Fault, r faults.Record) (caus
 		t.Logf("%s (%s): diagnose says %s first:\n%s", f.ID, r.Title, c.ID, ended.out)
 	}
 	return c.ID, first
+}
+
+// provenChecks is the part of the page that says of every check of the catalogue
+// what proves it: faults of this run that made it fail, or a test of
+// scenarios/checks. One that nothing proves fails the run.
+func provenChecks(t *testing.T, all []mutant) string {
+	t.Helper()
+	failed := map[string][]string{}
+	for _, m := range all {
+		for id, verdict := range m.verdicts {
+			if verdict == "fail" {
+				failed[id] = append(failed[id], m.ID)
+			}
+		}
+	}
+	tests := checkTests(t)
+	var b strings.Builder
+	b.WriteString(`
+## What proves each check
+
+A check of the [catalogue](checks.md) that no fault makes fail is worth nothing. Of
+each, the faults of the table above that made it fail, or else the tests of
+` + "`scenarios/checks`" + ` that do so with faults of their own; most have both.
+
+| check | fails under |
+|---|---|
+`)
+	for _, c := range checks.All() {
+		by := failed[c.ID]
+		const enough = 4
+		if more := len(by) - enough; more > 0 {
+			by = append(slices.Clone(by[:enough]), fmt.Sprintf("%d more", more))
+		}
+		switch {
+		case len(by) > 0:
+		case c.Level == suite.Information:
+			by = []string{"nothing: it records, and does not judge"}
+		case tests[c.ID] != "":
+			by = []string{"`" + tests[c.ID] + "`"}
+		default:
+			t.Errorf("%s: no fault and no test proves it", c.ID)
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", c.ID, strings.Join(by, ", "))
+	}
+	return b.String()
+}
+
+// checkTests are the files of scenarios/checks that prove a check, by its
+// identifier; the tests there see to it that they do.
+func checkTests(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("../../scenarios/checks/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range checks.All() {
+			if out[c.ID] == "" && strings.Contains(string(text), `"`+c.ID+`"`) {
+				out[c.ID] = filepath.Base(file)
+			}
+		}
+	}
+	return out
+}
+
+// notRun names the faults whose lab this machine could not run.
+func notRun(all []mutant) string {
+	var ids []string
+	for _, f := range faults.All() {
+		if !slices.ContainsFunc(all, func(m mutant) bool { return m.ID == f.ID }) {
+			ids = append(ids, f.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\nNot among them, for this machine's kernel cannot run their labs: %s. `make test-kernel`\nputs those of IPsec into a lab on a kernel that can.\n", strings.Join(ids, ", "))
 }

@@ -72,15 +72,29 @@ func TestReportOfABrokenLab(t *testing.T) {
 	o := labUp(t)
 	o.must(t, "exec", "pod-3", "--", "ip", "route", "del", "default")
 	o.must(t, "exec", "pod-3", "--", "ip", "route", "del", "10.244.0.0/16")
-	page := filepath.Join(t.TempDir(), "report.html")
-	if r := o.run(t, "test", "TTL", "DP-03", "--report", "html="+page); r.code != exitFailed {
+	page, junit := filepath.Join(t.TempDir(), "report.html"), filepath.Join(t.TempDir(), "report.xml")
+	// RS-01 restarts agents, which repair much: what broke is asked before.
+	r := o.run(t, "test", "TTL", "DP", "RS-01", "--report", "html="+page, "--report", "junit="+junit)
+	if r.code != exitFailed {
 		t.Error(r)
+	}
+	_, end, _ := strings.Cut(r.out, "Why, most likely:")
+	for _, want := range []string{"1. pod-3 has no route to node-1\n", "$ ip route replace default via 10.244.1.1 dev eth0\n", " failed, "} {
+		if !strings.Contains(end, want) {
+			t.Errorf("no %q at the end of %s", want, r.out)
+		}
+	}
+	if !strings.Contains(r.out, "\n\nFAIL         TTL-01 a pod's ping on the same node") && !strings.Contains(r.out, "\n\nFAIL         TTL-02 ") {
+		t.Errorf("the text does not say again what failed: %s", r.out)
+	}
+	if b, err := os.ReadFile(junit); err != nil || !strings.Contains(string(b), "most likely because: pod-3 has no route to node-1") {
+		t.Errorf("%.300s, %v", b, err)
 	}
 	b, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"checks failed.", "Why: the likeliest causes", "How the lab differs from its plan", "The walk of a packet from", "10.244.0.0/16 via 10.244.1.1"} {
+	for _, want := range []string{"checks failed.", "What broke, most likely", "pod-3 has no route to node-1", "How the lab differs from its plan", "The walk of a packet from", "10.244.0.0/16 via 10.244.1.1"} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %q in the page", want)
 		}
@@ -139,6 +153,90 @@ func TestRunCutShort(t *testing.T) {
 	}
 }
 
+// TestCaptureThatDrops: checks whose captures drop frames are inconclusive, and
+// the run does not pass; with room enough they pass. A flood of datagrams of a pod
+// runs past the captures.
+func TestCaptureThatDrops(t *testing.T) {
+	o := labUp(t)
+	wire := []string{"test", "WF-0[1-4]", "WF-08", "-o", "json"}
+	type report struct {
+		Results []struct{ ID, Verdict, Reason string }
+	}
+	var r report
+	o.json(t, &r, wire...)
+	for _, x := range r.Results {
+		if x.Verdict != "pass" {
+			t.Errorf("a quiet lab: %+v", x)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := o.command("exec", "pod-3", "--", "env", helperName+"="+helperFlood, self, "10.244.2.2:9")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill() // it ends in no other way
+		_ = cmd.Wait()
+	}()
+	if _, err := out.Read(make([]byte, 6)); err != nil {
+		t.Fatal("the flood: ", err)
+	}
+	evidence := filepath.Join(t.TempDir(), "evidence")
+	got := o.run(t, append(wire, "--capture-buffer=4", "--evidence", evidence)...)
+	if got.code != exitInconclusive {
+		t.Error(got)
+	}
+	r = report{}
+	if err := json.Unmarshal([]byte(got.out), &r); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range r.Results {
+		if x.Verdict != "inconclusive" || !strings.Contains(x.Reason, "dropped") {
+			t.Errorf("captures of one page beside a flood: %+v", x)
+		}
+	}
+	if v := o.must(t, "verify", evidence); strings.Count(v, "Holds") != len(r.Results) {
+		t.Error(v)
+	}
+}
+
+// TestStrictChecks: what the letter of the RFC asks is judged when it is asked
+// for, and fails on Linux's own ports and checksums.
+func TestStrictChecks(t *testing.T) {
+	o := labUp(t)
+	list := func(args ...string) string {
+		var doc struct {
+			Checks []struct{ ID, Level, Source string }
+		}
+		o.json(t, &doc, append([]string{"test", "--list", "-o", "json"}, args...)...)
+		var ids []string
+		for _, c := range doc.Checks {
+			if strings.HasSuffix(c.ID, "R") != (c.Level == "R") || c.Level == "R" && !strings.HasPrefix(c.Source, "RFC 7348") {
+				t.Errorf("%+v", c)
+			}
+			ids = append(ids, c.ID)
+		}
+		return strings.Join(ids, " ")
+	}
+	for _, c := range []struct{ args, want string }{
+		{"--level R", "WF-05R WF-06R"}, {"WF-05R", "WF-05R"}, {"WF-0[56]", "WF-05 WF-06"}, {"wf-06", "WF-06"}, {"WF-06 --level C,R", "WF-06 WF-06R"},
+	} {
+		if got := list(strings.Fields(c.args)...); got != c.want {
+			t.Errorf("%s lists %s, want %s", c.args, got, c.want)
+		}
+	}
+	if r := o.run(t, "test", "--level", "R"); r.code != exitFailed || !strings.Contains(r.out, "2 checks in ") || !strings.Contains(r.out, ": 2 failed") {
+		t.Error(r)
+	}
+}
+
 func TestReportFlags(t *testing.T) {
 	o := newOverlab(t)
 	for _, c := range []struct{ args, says string }{
@@ -146,6 +244,7 @@ func TestReportFlags(t *testing.T) {
 		{"test --report pdf=x", "conformance"},
 		{"test --repeat 0", "--until-fail"},
 		{"test --timeout -1s", "--timeout"},
+		{"test --capture-buffer 2", "--capture-buffer=2"},
 		{"test --timeout-scale 0 --outage 0s", "--outage=0s"},
 		{"verify", "folder"},
 		{"verify /nowhere", "/nowhere"},

@@ -112,3 +112,23 @@ func TestKilledHarness(t *testing.T) {
 	}
 	o.allPass(t, "CP", "RS-02")
 }
+
+// TestResilienceDualStack: what an overlay must survive, it survives over IPv6
+// too, and with its own device and leases.
+func TestResilienceDualStack(t *testing.T) {
+	o := labUp(t, "dual-stack")
+	var v verdicts
+	o.json(t, &v, "test", "DS-01/RS", "DS-01/DP-05", "-o", "json", fmt.Sprintf("--outage=%v", outage()))
+	for _, r := range v.Results {
+		t.Logf("%s %s", r.ID, r.Evidence)
+		if r.Verdict != "pass" {
+			t.Errorf("%s is %s: %s", r.ID, r.Verdict, r.Evidence)
+		}
+		if (r.ID == "DS-01/RS-01" || r.ID == "DS-01/RS-04" || r.ID == "DS-01/RS-09") && !strings.Contains(r.Evidence, " 0 of ") {
+			t.Errorf("%s does not say that nothing was lost: %s", r.ID, r.Evidence)
+		}
+	}
+	if len(v.Results) != 9 {
+		t.Errorf("%d checks", len(v.Results))
+	}
+}

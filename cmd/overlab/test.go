@@ -31,6 +31,7 @@ type testFlags struct {
 	list     bool
 	scale    float64
 	outage   time.Duration
+	buffer   int
 	frames   int
 	// repeat is how many runs to make; with untilFail, at most, 0 without end.
 	repeat    int
@@ -82,6 +83,7 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	flags.BoolVar(&f.list, "list", false, "list the checks that would run, and run none")
 	flags.Float64Var(&f.scale, "timeout-scale", 1, "multiply every timeout, for a slow machine")
 	flags.DurationVar(&f.outage, "outage", suite.DefaultTimeouts().Outage, "for how long checks take away what the lab must do without, as the store")
+	flags.IntVar(&f.buffer, "capture-buffer", 2048, "KiB of the kernel's memory for each capture; one that is full drops frames, and what rests on it is inconclusive")
 	flags.IntVar(&f.frames, "frames", 0, "how many captured packets to show (-1: all)")
 	flags.StringArrayVar(&f.reports, "report", nil, "write a report, FORMAT=FILE, as html=report.html; may be given again")
 	flags.IntVar(&f.repeat, "repeat", 1, "run so many times, and report the worst run; 0 with --until-fail: without end")
@@ -190,7 +192,7 @@ func (f *testFlags) selection(all *suite.Suite, only []string) (suite.Selection,
 // be entered, and fetches the evidence that it leaves in the state folder.
 func (c command) testInside(ctx context.Context, lab topology.Joiner, status topology.Lab, f testFlags, checks []string) error {
 	argv := []string{netns.Self, "test", "-o", f.output.value,
-		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage),
+		fmt.Sprintf("--timeout-scale=%g", f.scale), fmt.Sprintf("--capture-buffer=%d", f.buffer), fmt.Sprintf("--frames=%d", f.frames), fmt.Sprintf("--outage=%v", f.outage),
 		fmt.Sprintf("--repeat=%d", f.repeat), fmt.Sprintf("--until-fail=%t", f.untilFail), fmt.Sprintf("--timeout=%v", f.timeout),
 		fmt.Sprintf("--explain=%t", f.explained()), "--agent=" + f.agent}
 	for name, values := range map[string][]string{"skip": f.skip, "level": f.levels, "profile": f.profiles} {
@@ -300,6 +302,7 @@ func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 type progress struct {
 	w           io.Writer
 	done, total int
+	failed      int
 	since       time.Time
 }
 
@@ -310,13 +313,36 @@ func newProgress(w io.Writer, total int) *progress {
 	return &progress{w: w, total: total, since: time.Now()}
 }
 
-func (p *progress) started(k suite.Check) {
-	if p.w != nil {
-		fmt.Fprintf(p.w, "\r\x1b[K%d/%d  %s  %s", p.done, p.total, k.ID, k.Title)
+func (p *progress) started(k suite.Check) { p.say(k.ID + "  " + k.Title) }
+
+func (p *progress) ended(r suite.Result) {
+	p.done++
+	if r.Verdict == suite.Fail {
+		p.failed++
 	}
 }
 
-func (p *progress) ended(suite.Result) { p.done++ }
+// say shows one line, which must not wrap: it could not be taken back then.
+func (p *progress) say(what string) {
+	if p.w == nil {
+		return
+	}
+	line := fmt.Sprintf("%d/%d", p.done, p.total)
+	if p.failed > 0 {
+		line += fmt.Sprintf(", %d failed", p.failed)
+	}
+	const width = 79
+	line += "  " + what
+	fmt.Fprintf(p.w, "\r\x1b[K%s", line[:min(len(line), width)])
+}
+
+// explains says that what was found is being explained, if there is need.
+func (p *progress) explains(found []suite.Result) {
+	failed := slices.ContainsFunc(found, func(r suite.Result) bool { return r.Verdict == suite.Fail })
+	if failed {
+		p.say("looking for the cause of what failed")
+	}
+}
 
 func (p *progress) clear() {
 	if p.w != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/oracle"
@@ -16,40 +17,59 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
-// explain attaches to the report of a run that failed what helps to find out
-// why: the likeliest causes, how the lab differs from its plan, and the walk of
-// one packet. What cannot be made is told and left out; no verdict rests on it.
-func (t *testRun) explain(ctx context.Context, r *suite.Results) {
-	if err := t.attachDiagnosis(ctx, r); err != nil {
-		fmt.Fprintf(t.streams.err, "the report has no diagnosis: %v\n", err)
+// explanation is what helps to find out why checks failed: the likeliest causes,
+// and, where somebody reads more than the terminal, how the lab differs from its
+// plan and the walk of one packet. What cannot be made is told and left out; no
+// verdict rests on it.
+type explanation struct {
+	run         *testRun
+	made        bool
+	diagnosis   *diagnose.Report
+	attachments []suite.Attachment
+}
+
+// of explains what checks have found, once, and if one of them failed. It is
+// asked before checks change the lab: restarted agents repair what was broken.
+func (x *explanation) of(ctx context.Context, found []suite.Result) {
+	failed := slices.ContainsFunc(found, func(r suite.Result) bool { return r.Verdict == suite.Fail })
+	if x.made || !failed || ctx.Err() != nil {
+		return
 	}
-	if err := t.attachDiff(ctx, r); err != nil {
-		fmt.Fprintf(t.streams.err, "the report has no comparison with the plan: %v\n", err)
+	if w := x.run.worst; w != nil && w.ExitCode() == exitFailed {
+		return // the report will be of that run
 	}
-	if err := t.attachWalk(ctx, r); err != nil {
-		fmt.Fprintf(t.streams.err, "the report has no walk: %v\n", err)
+	x.made = true
+	x.try("diagnosis", x.diagnose(ctx))
+	if x.run.f.explained() {
+		x.try("comparison with the plan", x.diff(ctx))
+		x.try("walk", x.walk(ctx, found))
 	}
 }
 
-func (t *testRun) attachDiagnosis(ctx context.Context, r *suite.Results) error {
-	open := &sessions{lab: t.lab}
-	d, err := diagnose.Run(ctx, t.lab, open)
+// add gives the results what was explained.
+func (x *explanation) add(r *suite.Results) {
+	r.Diagnosis, r.Attachments = x.diagnosis, x.attachments
+}
+
+func (x *explanation) try(what string, err error) {
+	if err != nil {
+		fmt.Fprintf(x.run.streams.err, "the report has no %s: %v\n", what, err)
+	}
+}
+
+func (x *explanation) diagnose(ctx context.Context) error {
+	open := &sessions{lab: x.run.lab}
+	d, err := diagnose.Run(ctx, x.run.lab, open)
 	if err = errors.Join(err, open.close()); err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	if err := report.Diagnosis(&b, d, mostCauses, report.DiffOptions{}); err != nil {
-		return err
-	}
-	r.Attachments = append(r.Attachments, suite.Attachment{
-		Title: "Why: the likeliest causes, and what mends them", File: "diagnosis.txt", Type: "text/plain", Data: b.Bytes(),
-	})
+	x.diagnosis = d
 	return nil
 }
 
-func (t *testRun) attachDiff(ctx context.Context, r *suite.Results) error {
-	open := &sessions{lab: t.lab}
-	d, err := oracle.Differ(ctx, t.lab, open)
+func (x *explanation) diff(ctx context.Context) error {
+	open := &sessions{lab: x.run.lab}
+	d, err := oracle.Differ(ctx, x.run.lab, open)
 	if err = errors.Join(err, open.close()); err != nil {
 		return err
 	}
@@ -57,30 +77,34 @@ func (t *testRun) attachDiff(ctx context.Context, r *suite.Results) error {
 	if err := report.Diff(&b, d, report.DiffOptions{Mend: true}); err != nil {
 		return err
 	}
-	r.Attachments = append(r.Attachments, suite.Attachment{
-		Title: "How the lab differs from its plan", File: "diff.txt", Type: "text/plain", Data: b.Bytes(),
+	x.attachments = append(x.attachments, suite.Attachment{
+		Title: "How the lab differs from its plan", File: "diff.txt", Type: "text/x-diff", Data: b.Bytes(),
 	})
 	return nil
 }
 
-func (t *testRun) attachWalk(ctx context.Context, r *suite.Results) error {
-	from, to := walkEnds(t.lab.Plan(), r)
+func (x *explanation) walk(ctx context.Context, found []suite.Result) error {
+	from, to := walkEnds(x.run.lab.Plan(), found)
 	if from == "" {
 		return nil // there is nowhere to walk
 	}
-	w, err := walk.Run(ctx, t.lab, from, to, walk.Options{Size: 84, Count: 1})
+	w, err := walk.Run(ctx, x.run.lab, from, to, walk.Options{Size: 84, Count: 1})
 	if err != nil {
 		return err
 	}
+	title := "The walk of a packet from " + from + " to " + to
 	for _, form := range []struct{ title, name, file, kind string }{
-		{"The walk of a packet from " + from + " to " + to, "text", "walk.txt", "text/plain"},
-		{"The same walk, drawn", "svg", "walk.svg", "image/svg+xml"},
+		{title + ", drawn", "svg", "walk.svg", "image/svg+xml"},
+		{title, "text", "walk.txt", "text/plain"},
 	} {
 		var b bytes.Buffer
 		if err := render.Write(&b, form.name, w, render.Options{}); err != nil {
 			return err
 		}
-		r.Attachments = append(r.Attachments, suite.Attachment{Title: form.title, File: form.file, Type: form.kind, Data: b.Bytes()})
+		x.attachments = append(x.attachments, suite.Attachment{
+			Title: form.title, Says: render.Outcome(w), File: form.file, Type: form.kind, Data: b.Bytes(),
+			Leads: form.name == "svg" && w.Verdict == walk.Diverged,
+		})
 	}
 	return nil
 }
@@ -90,8 +114,8 @@ var pairOfPods = regexp.MustCompile(`^(\S+) \(\S+\) > (\S+) \(\S+\) `)
 
 // walkEnds are the pods of the first finding that names two, or the first two
 // on different nodes; empty where there are none.
-func walkEnds(p *topology.Plan, r *suite.Results) (from, to string) {
-	for _, res := range r.Results {
+func walkEnds(p *topology.Plan, found []suite.Result) (from, to string) {
+	for _, res := range found {
 		for _, f := range res.Findings {
 			if m := pairOfPods.FindStringSubmatch(f.Where); m != nil && p.Pod(m[1]) != nil && p.Pod(m[2]) != nil {
 				return m[1], m[2]

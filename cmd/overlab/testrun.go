@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/report"
 	"github.com/overlab/overlab/harness/suite"
 	"github.com/overlab/overlab/topology"
@@ -29,6 +30,9 @@ func (f *testFlags) check(counted bool) error {
 	}
 	if f.outage <= 0 {
 		errs = append(errs, fmt.Errorf("--outage=%v: it must be above 0", f.outage))
+	}
+	if f.buffer < leastBuffer || f.buffer > 1<<20 {
+		errs = append(errs, fmt.Errorf("--capture-buffer=%d: it is in KiB, from %d to 1048576", f.buffer, leastBuffer))
 	}
 	if f.timeout < 0 {
 		errs = append(errs, fmt.Errorf("--timeout=%v: it must not be below 0", f.timeout))
@@ -49,6 +53,19 @@ func (f *testFlags) check(counted bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// leastBuffer is the smallest buffer of a capture, in KiB: a page.
+const leastBuffer = 4
+
+// ring is the buffer in blocks that suit the small packets of probes: a block
+// that holds one of them holds no other until it was read.
+func (f *testFlags) ring() capture.Ring {
+	block := 16 << 10
+	if f.buffer<<10 < 2*block {
+		block = leastBuffer << 10
+	}
+	return capture.Ring{BlockSize: block, Blocks: f.buffer << 10 / block, Retire: 2 * time.Millisecond}
 }
 
 // explained reports whether somebody will read more than the terminal.
@@ -86,7 +103,7 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 	t := &testRun{
 		reports: reports,
 		command: c, f: f, suite: s, lab: lab, selected: len(list), about: about(lab, f, selection),
-		options: suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale), Spare: c.spared()},
+		options: suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale), Ring: f.ring(), Spare: c.spared()},
 	}
 	t.options.Timeouts.Outage = f.outage
 	for _, e := range f.exempt {
@@ -118,6 +135,11 @@ func (t *testRun) once(ctx context.Context) (more bool, err error) {
 	}
 	progress := newProgress(t.streams.err, t.selected)
 	o := t.options
+	why := &explanation{run: t}
+	o.BeforeDisturbing = func(ctx context.Context, found []suite.Result) {
+		progress.explains(found)
+		why.of(ctx, found)
+	}
 	o.OnStart = progress.started
 	o.OnResult = func(r suite.Result) {
 		progress.ended(r)
@@ -134,6 +156,8 @@ func (t *testRun) once(ctx context.Context) (more bool, err error) {
 	}
 	t.made++
 	results.About, results.Repeat = t.about, repeat
+	why.of(ctx, results.Results) // if only what disturbs the lab failed
+	why.add(results)
 	if err := errors.Join(streams.end(results), streams.close()); err != nil {
 		return false, err
 	}
@@ -141,9 +165,6 @@ func (t *testRun) once(ctx context.Context) (more bool, err error) {
 		t.unsound++
 	}
 	if t.worst == nil || worse(results.ExitCode(), t.worst.ExitCode()) {
-		if t.f.explained() && results.Count(suite.Fail) > 0 && !results.Interrupted {
-			t.explain(ctx, results)
-		}
 		t.worst = results
 		if _, err := report.Evidence(t.reports, results); err != nil {
 			return false, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/overlab/overlab/topology"
 )
@@ -58,6 +59,9 @@ hour after the last of them. No command needs that.`,
 		if err != nil {
 			return err
 		}
+		if err := fitting(cmd.Flags(), plan.Provider); err != nil {
+			return err
+		}
 		fmt.Fprintf(c.err, "lab %s: %s\n", plan.Name, summary(plan))
 		lab, err := c.provider.Up(cmd.Context(), plan, topology.UpOptions{Progress: phasePrinter(c.err), NodeImage: nodeImage})
 		if errors.Is(err, topology.ErrRunning) {
@@ -85,6 +89,22 @@ hour after the last of them. No command needs that.`,
 		return out.encode(c.out, status)
 	}
 	return cmd
+}
+
+// fitting refuses the flags that say nothing to the provider.
+func fitting(flags *pflag.FlagSet, provider string) error {
+	if provider != "kind" {
+		return nil
+	}
+	var errs []error
+	for _, f := range []struct{ flag, variable string }{
+		{"containerd-address", "OVERLAB_CONTAINERD_ADDRESS"}, {"containerd-namespace", "OVERLAB_CONTAINERD_NAMESPACE"},
+	} {
+		if flags.Changed(f.flag) {
+			errs = append(errs, fmt.Errorf("--%s (or %s): the pods of provider kind are Kubernetes', of an image of its own; leave it out", f.flag, f.variable))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // suggest names the commands that a newcomer would want next, and the exercise

@@ -17,11 +17,13 @@ func (c command) verify() *cobra.Command {
 		Short: "Derive a report's verdicts again from its evidence",
 		Long: `Verify runs the checks of a report again, without the lab: over the plan, the
 dumps, the recorded measurements and the captured frames that ` + "`overlab test\n--evidence FOLDER`" + ` has left. It says of each verdict whether it still holds,
-is contradicted by the evidence, or cannot be replayed, as that of a check that
-changed the lab while it measured.
+is contradicted by the evidence, or cannot be replayed, for want of it. What was
+measured, each finding and each cited frame must come out again as well, and
+every file must be the one that was written.
 
 It exits with 0 if all that can be replayed holds, 1 if the evidence contradicts
-the report, 2 if the report cannot be read, and 3 if nothing can be replayed.`,
+the report or is damaged, 2 if the report cannot be read, and 3 if nothing can be
+replayed.`,
 		Example: `  overlab test --evidence /tmp/report
   overlab verify /tmp/report`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -46,6 +48,9 @@ the report, 2 if the report cannot be read, and 3 if nothing can be replayed.`,
 		}
 		v, err := s.Verify(cmd.Context(), r)
 		if err != nil {
+			return fmt.Errorf("verify %s: %w", args[0], err)
+		}
+		if v.Damaged, err = report.Damage(args[0]); err != nil {
 			return fmt.Errorf("verify %s: %w", args[0], err)
 		}
 		if output.value == "json" {

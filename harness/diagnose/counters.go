@@ -31,7 +31,7 @@ func telling() map[string][]string {
 		"Ip6 InNoRoutes":             routes,
 		"Ip6 OutNoRoutes":            routes,
 		"Ip6 InTooBigErrors":         large,
-		"Udp NoPorts":                {"vxlan-dstport", "vxlan-id", "link-missing", "wireguard-device", "wireguard-extra"},
+		"Udp NoPorts":                {"vxlan-dstport", "vxlan-id", "link-missing", "wireguard-device"},
 		"Udp6 NoPorts":               {"vxlan-dstport", "vxlan-id", "link-missing"},
 		"dev tx_dropped":             lost,
 		"dev tx_errors":              lost,

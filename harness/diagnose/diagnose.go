@@ -103,7 +103,7 @@ func Judge(seen *Seen) *Report {
 
 // joined puts together what is one cause in several places of one namespace.
 func joined(all []Cause) []Cause {
-	var out []Cause
+	out := []Cause{}
 	for _, c := range all {
 		i := slices.IndexFunc(out, func(o Cause) bool {
 			return o.ID == c.ID && o.Node == c.Node && o.Pod == c.Pod && o.Title == c.Title

@@ -96,6 +96,18 @@ func entryRules() []rule {
 		entries("route-wrong", rankEntry, of(route, oracle.Wrong), says("the route of %s to %s is wrong")),
 		entries("route-extra", rankEntry-1, of(route, oracle.Extra), says("%s has a route too many")),
 
+		entries("wireguard-missing", rankEntry, of(oracle.KindWireGuard, oracle.Missing), says("the tunnel of %s does not know %s")),
+		entries("wireguard-device", rankDevice+1, and(of(oracle.KindWireGuard, oracle.Wrong), changed("listen-port", "fwmark", "public-key")), says("the tunnel of %s is not configured as its lease says")),
+		entries("wireguard-wrong", rankEntry, but(of(oracle.KindWireGuard, oracle.Wrong), changed("listen-port", "fwmark", "public-key")), says("the tunnel of %s has a wrong idea of %s")),
+		entries("wireguard-extra", rankEntry, of(oracle.KindWireGuard, oracle.Extra), says("the tunnel of %s knows somebody that is no node")),
+
+		entries("ipsec-policy", rankPolicy, of(oracle.KindXFRMPolicy, oracle.Extra), says("an IPsec policy of %s takes the overlay's packets")),
+		entries("ipsec-policy", rankPolicy, of(oracle.KindXFRMPolicy, oracle.Missing), says("%s lacks an IPsec policy for %s")),
+		entries("ipsec-policy", rankPolicy, of(oracle.KindXFRMPolicy, oracle.Wrong), says("an IPsec policy of %s for %s is wrong")),
+		entries("ipsec-state", rankPolicy, of(oracle.KindXFRMState, oracle.Missing), says("%s lacks a security association with %s")),
+		entries("ipsec-state", rankPolicy, of(oracle.KindXFRMState, oracle.Wrong), says("a security association of %s with %s is wrong")),
+		entries("ipsec-state", rankPolicy-1, of(oracle.KindXFRMState, oracle.Extra), says("%s has a security association too many")),
+
 		entries("policy", rankPolicy, of(policy, oracle.Extra), says("a routing rule of %s overrides its routes")),
 		entries("policy", rankPolicy, of(policy, oracle.Missing), says("%s lacks a routing rule of the kernel's")),
 		entries("policy", rankPolicy, of(policy, oracle.Wrong), says("a routing rule of %s is wrong")),

@@ -34,10 +34,12 @@ func filterRules() []rule {
 	}
 	mark := inFlannel("0x4000")
 	nat := func(s *Seen, e oracle.Entry) bool { return inFlannel("-t nat")(s, e) || inFlannel("postrtg")(s, e) }
+	harden := inFlannel("flannel-harden")
 	return []rule{
 		entries("filter-policy", rankFilter+2, and(ofIPTables(extra), policy), says("%s drops what no rule accepts")),
 		entries("filter", rankFilter, but(ofIPTables(extra), policy), says("a rule of %s drops packets")),
-		entries("rules-forward", rankFilter-1, but(missing, nat), says("%s lacks the rules that let pods' packets pass")),
+		entries("rules-harden", rankFilter-1, and(missing, harden), says("%s lacks rules that keep others than nodes out of the tunnel")),
+		entries("rules-forward", rankFilter-1, but(but(missing, nat), harden), says("%s lacks the rules that let pods' packets pass")),
 		entries("rules-mark", rankFilter-1, and(and(missing, nat), mark), says("%s masquerades what other programs have marked")),
 		entries("rules-masquerade", rankFilter-1, but(and(missing, nat), mark), says("%s lacks rules for masquerading")),
 		{id: "filter", rank: rankFilter, find: foreignRules},

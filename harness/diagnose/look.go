@@ -82,7 +82,10 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	before := l.counters(ctx)
 	l.probe(ctx)
 	l.grown(before, l.counters(ctx))
-	l.walk(ctx)
+	// Walks mostly wait.
+	var walking sync.WaitGroup
+	walking.Go(func() { l.walk(ctx) })
+	defer walking.Wait()
 
 	l.stores(ctx)
 	if l.out.Diff, err = oracle.Differ(ctx, lab, open); err != nil {
@@ -107,6 +110,7 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 		wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx) })
 	}
 	wg.Wait()
+	walking.Wait()
 	slices.Sort(l.out.Ports)
 	slices.Sort(l.out.Unread)
 	l.out.Unread = slices.Compact(l.out.Unread)

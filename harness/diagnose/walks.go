@@ -173,7 +173,21 @@ func (w *Walked) meets(seen *Seen, causes []Cause) int {
 			return found
 		}
 	}
-	return -1
+	// What is dropped where it arrives may have been altered where it left.
+	return slices.IndexFunc(causes, func(c Cause) bool { return c.Node == w.sender() && slices.Contains(altering(), c.ID) })
+}
+
+// sender is the node whose pod sent what did not arrive.
+func (w *Walked) sender() string {
+	if w.Divergence.Leg == "reply" {
+		return w.Probe.ToNode
+	}
+	return w.Probe.FromNode
+}
+
+// altering are the causes that send packets on that nobody takes.
+func altering() []string {
+	return []string{"checksum", "masquerade", "rewrite", "ttl-rule", "vxlan-id", "vxlan-dstport", "vxlan-gbp", "wireguard-device", "ipsec-policy", "ipsec-state"}
 }
 
 // holds reports whether a place is a pod of a node.
@@ -189,7 +203,7 @@ func ended(seen *Seen, walks []*Walked, explained bool) []Cause {
 	for _, w := range walks {
 		d := w.Divergence
 		place := w.places()[0]
-		c := inPlace(seen, place, d.Cause)
+		c := inPlace(seen, place, strings.Replace(d.Cause, "the kernel dropped it at", "the kernel drops packets at", 1))
 		c.ID, c.rank, c.Evidence = idWalk, rankGuess, []string{w.evidence()}
 		if d.Confirmed && !explained {
 			c.rank = rankWalk

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/overlab/overlab/topology"
@@ -60,28 +60,15 @@ func nodesOf(ctx context.Context, lab topology.Lab) (out []byte, there bool, err
 	return nil, false, nil
 }
 
-// leasesOf reads the leases of a cluster's nodes. A node without an agent is
-// none.
-func leasesOf(out []byte) ([]Lease, error) {
+// withAgent reads those nodes of a cluster that have an agent: each is a lease.
+func withAgent(out []byte) ([]node, error) {
 	var list struct{ Items []node }
 	if err := json.Unmarshal(out, &list); err != nil {
-		return nil, fmt.Errorf("read leases: the nodes of the cluster: %w", err)
+		return nil, fmt.Errorf("the nodes of the cluster: %w", err)
 	}
-	var leases []Lease
-	var errs []error
-	for i := range list.Items {
-		n := &list.Items[i]
-		if n.Metadata.Annotations[annotation+"kube-subnet-manager"] != "true" {
-			continue
-		}
-		l, err := n.lease()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("node %s: %w", n.Metadata.Name, err))
-			continue
-		}
-		leases = append(leases, l)
-	}
-	return leases, errors.Join(errs...)
+	return slices.DeleteFunc(list.Items, func(n node) bool {
+		return n.Metadata.Annotations[annotation+"kube-subnet-manager"] != "true"
+	}), nil
 }
 
 // lease reads a node's annotations.

@@ -42,6 +42,13 @@ type Lease struct {
 	Key string
 }
 
+// Over6 returns the lease of a node of both families as IPv6 sees it: what is
+// IPv6's stands in IPv4's place, as in topology's Plan.Over6.
+func (l Lease) Over6() Lease {
+	l.Subnet, l.PublicIP, l.VtepMAC = l.Subnet6, l.PublicIPv6, l.VtepMAC6
+	return l
+}
+
 // value is the lease's JSON (flannel's LeaseAttrs).
 type value struct {
 	PublicIP, PublicIPv6       netip.Addr
@@ -63,36 +70,58 @@ func (m *Malformed) Error() string { return fmt.Sprintf("key %s: %v", m.Key, m.E
 // Unwrap returns why.
 func (m *Malformed) Unwrap() error { return m.Err }
 
-// List reads all leases of a lab from its etcd, dialled from inside the node
-// that holds it. The error joins one Malformed for each entry that is no lease,
-// and the other leases are returned even so.
+// Contents are what a store holds where leases are: keys of etcd, or nodes of
+// Kubernetes that have an agent.
+type Contents struct {
+	// Prefix is before each key.
+	Prefix  string  `json:"prefix,omitempty"`
+	Entries []Entry `json:"entries,omitempty"`
+	Nodes   []node  `json:"nodes,omitempty"`
+}
+
+// List reads all leases of a lab from its store. The error joins one Malformed
+// for each entry that is no lease, and the other leases are returned even so.
 func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
-	if nodes, there, err := nodesOf(ctx, lab); there {
-		if err != nil {
-			return nil, fmt.Errorf("read leases: %w", err)
+	c, err := Read(ctx, lab)
+	if err != nil {
+		return nil, err
+	}
+	return c.Leases()
+}
+
+// Read reads a lab's store: its etcd, dialled from inside the node that holds
+// it, or the API of its cluster.
+func Read(ctx context.Context, lab topology.Lab) (*Contents, error) {
+	if out, there, err := nodesOf(ctx, lab); there {
+		var nodes []node
+		if err == nil {
+			nodes, err = withAgent(out)
 		}
-		return leasesOf(nodes)
-	}
-	plan := lab.Plan()
-	if plan.Store.Type != "etcd" {
-		return nil, fmt.Errorf("read leases: the store is %q, not etcd", plan.Store.Type)
-	}
-	c, err := connect(lab, plan)
-	if err != nil {
-		return nil, fmt.Errorf("read leases: %w", err)
-	}
-	defer c.Close() // nothing was written
-	prefix := plan.Store.Prefix + "/subnets/"
-	answer, err := c.Get(ctx, prefix, clientv3.WithPrefix())
-	if err != nil {
-		return nil, fmt.Errorf("read leases under %s: %w", prefix, err)
-	}
-	var leases []Lease
-	var errs []error
-	for _, kv := range answer.Kvs {
-		l, err := parse(strings.TrimPrefix(string(kv.Key), prefix), kv.Value)
 		if err != nil {
-			errs = append(errs, &Malformed{Key: string(kv.Key), Err: err})
+			err = fmt.Errorf("read leases: %w", err)
+		}
+		return &Contents{Nodes: nodes}, err
+	}
+	entries, err := Entries(ctx, lab)
+	return &Contents{Prefix: lab.Plan().Store.Prefix + "/subnets/", Entries: entries}, err
+}
+
+// Leases are those of the contents. The error is as List's.
+func (c *Contents) Leases() ([]Lease, error) {
+	leases := []Lease{}
+	var errs []error
+	for _, e := range c.Entries {
+		l, err := parse(e.Key, []byte(e.Value))
+		if err != nil {
+			errs = append(errs, &Malformed{Key: c.Prefix + e.Key, Err: err})
+			continue
+		}
+		leases = append(leases, l)
+	}
+	for i := range c.Nodes {
+		l, err := c.Nodes[i].lease()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("node %s: %w", c.Nodes[i].Metadata.Name, err))
 			continue
 		}
 		leases = append(leases, l)
@@ -127,6 +156,12 @@ func PutAll(ctx context.Context, lab topology.Lab, leases []Lease, began func(in
 			v := map[string]any{"PublicIP": l.PublicIP, "PublicIPv6": nil, "BackendType": l.BackendType}
 			if l.BackendType == "vxlan" {
 				v["BackendData"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC}
+			}
+			if l.Subnet6.IsValid() {
+				v["PublicIPv6"] = l.PublicIPv6
+				if l.BackendType == "vxlan" {
+					v["BackendV6Data"] = map[string]any{"VNI": l.VNI, "VtepMAC": l.VtepMAC6}
+				}
 			}
 			data, err := json.Marshal(v)
 			if err != nil {
@@ -186,6 +221,9 @@ func change(lab topology.Lab, what string, do func(c *clientv3.Client, prefix st
 
 // Key is the last part of the key of an IPv4 subnet's lease.
 func Key(subnet netip.Prefix) string { return strings.Replace(subnet.String(), "/", "-", 1) }
+
+// DualKey is that of the lease of a subnet of each family.
+func DualKey(v4, v6 netip.Prefix) string { return Key(v4) + "&" + Key(v6) }
 
 func connect(lab topology.Lab, plan *topology.Plan) (*clientv3.Client, error) {
 	node := plan.Node(plan.Store.Node)

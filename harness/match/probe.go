@@ -46,7 +46,19 @@ func BeToldMTU(mtu int) Explainer {
 	return of[probe.Pong]{
 		expected: fmt.Sprintf("ICMP 3/4 fragmentation needed, mtu %d", mtu),
 		ok: func(p *probe.Pong) bool {
-			return p.Error != nil && p.Error.Type == 3 && p.Error.Code == 4 && p.Error.MTU == mtu
+			return p.Error != nil && p.Error.From.Is4() && p.Error.Type == 3 && p.Error.Code == 4 && p.Error.MTU == mtu
+		},
+		seen: (*probe.Pong).String,
+	}
+}
+
+// BeToldMTU6 is BeToldMTU of IPv6, whose routers fragment nothing (RFC 4443,
+// section 3.2).
+func BeToldMTU6(mtu int) Explainer {
+	return of[probe.Pong]{
+		expected: fmt.Sprintf("ICMPv6 2/0 packet too big, mtu %d", mtu),
+		ok: func(p *probe.Pong) bool {
+			return p.Error != nil && p.Error.From.Is6() && p.Error.Type == 2 && p.Error.Code == 0 && p.Error.MTU == mtu
 		},
 		seen: (*probe.Pong).String,
 	}

@@ -5,6 +5,25 @@ import (
 	"testing"
 )
 
+// What is too many is taken away by the manager that has it.
+func TestFirewallMends(t *testing.T) {
+	saved := "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -s fd00:10:244::/48 -j DROP\nCOMMIT\n"
+	for _, kind := range []Kind{KindIPTables, KindIP6Tables} {
+		var got []string
+		for _, e := range Compare(nil, iptablesRules(kind, saved), func(Fact) bool { return true }) {
+			got = append(got, e.Kind.Tool()+": "+e.Mend)
+		}
+		program := string(kind)
+		want := []string{
+			program + "-save: " + program + " -t filter -P FORWARD ACCEPT",
+			program + "-save: " + program + " -t filter -D FORWARD -s fd00:10:244::/48 -j DROP",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // What iptables-save and nft print is read into the same facts whatever the
 // version's spelling, and what is not flannel's counts only if it drops.
 func TestFirewallRules(t *testing.T) {
@@ -38,6 +57,12 @@ table inet mine {
 		type filter hook input priority filter; policy drop;
 		tcp dport 22 accept
 		udp dport 8472 counter packets 7 bytes 900 drop
+	}
+}
+table inet overlab-cni-cbr0 {
+	chain localnet {
+		type filter hook prerouting priority raw; policy accept;
+		iifname "cni0" ip daddr 127.0.0.0/8 drop
 	}
 }
 table ip flannel-ipv4 {

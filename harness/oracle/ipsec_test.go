@@ -100,3 +100,25 @@ func TestIPsec(t *testing.T) {
 		})
 	}
 }
+
+// Without leases nobody knows which associations there ought to be, and so none
+// is too many.
+func TestIPsecWithoutLeases(t *testing.T) {
+	c, states, policies := ipsecNode(t)
+	r := &Reading{Printed: map[string]map[Kind]string{"node-1": {KindXFRMState: states, KindXFRMPolicy: policies}}, LeasesRead: true}
+	count := func() (n int) {
+		for _, f := range c.foundBeside("node-1", r) {
+			if f.Kind == KindXFRMState {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count(); n != 4 {
+		t.Errorf("%d associations, want 4", n)
+	}
+	r.LeasesRead = false
+	if n := count(); n != 0 {
+		t.Errorf("%d associations are judged without leases", n)
+	}
+}

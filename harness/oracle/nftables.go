@@ -92,12 +92,19 @@ func nftRules(ruleset string) []Fact {
 		default:
 			text := strings.TrimSpace(nftZeros.ReplaceAllString(nftVolatile.ReplaceAllString(line, ""), "0x$1"))
 			text = strings.Replace(text, "mark and 0x", "mark & 0x", 1)
-			if strings.Contains(table, " flannel-") || nftDrops(text) {
+			if strings.Contains(table, " flannel-") || nftDrops(text) && !pluginTable(table) {
 				facts = append(facts, nftRule(table, chain, text))
 			}
 		}
 	}
 	return facts
+}
+
+// pluginTable reports whether a table is the bundled CNI plugin's, which keeps
+// pods from the node's loopback where a pod has a port of the node.
+func pluginTable(table string) bool {
+	_, name, _ := strings.Cut(table, " ")
+	return strings.HasPrefix(name, "overlab-cni-")
 }
 
 func nftDrops(text string) bool {

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/overlab/overlab/harness/probe"
@@ -46,6 +47,45 @@ func TestNormalForm(t *testing.T) {
 		if a, b := len(c.found(name, one)), len(c.found(name, other)); a != b {
 			t.Errorf("%s has %d facts, and in another lab %d", name, a, b)
 		}
+	}
+}
+
+// TestState: what a lab has is told without what its provider chose, and what is
+// wrong stays in it.
+func TestState(t *testing.T) {
+	one, other := labtest.Plan(2, 1, 1500), labtest.Plan(2, 1, 1500)
+	for i := range other.Nodes {
+		n := &other.Nodes[i]
+		n.Interfaces[0].Name, n.Agent.Underlay = "eth7", "eth7"
+		n.Interfaces[0].Address = netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, 9, byte(40 - i)}), 24)
+		n.PodCIDR = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(9 - i), 0}), 24)
+		other.Pods[i].Address = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(9 - i), 77}), 24)
+		other.Pods[i].HostInterface = "vethother" + itoa(i)
+	}
+	other.Segments[0].CIDR = netip.MustParsePrefix("192.168.9.0/24")
+	told := func(p *topology.Plan, states map[string]*probe.State) []SpaceState {
+		return Normal(p, &Reading{States: states}, []string{"master", "master-pod-1"}).Spaces
+	}
+	a := told(one, state(one, 0, "veth"))
+	dump := state(other, 3, "veth")
+	dump["master"].Links[1].Name = "eth7"
+	b := told(other, dump)
+	for i := range a {
+		if len(a[i].Entries) < 5 || !slices.Equal(a[i].Entries, b[i].Entries) {
+			t.Errorf("%s has\n%s\nand in another lab\n%s", a[i].Name, strings.Join(a[i].Entries, "\n"), strings.Join(b[i].Entries, "\n"))
+		}
+	}
+	for _, want := range []string{
+		"ip addr: {master lan}/24 dev {lan}", "ip route: {node-1 pods}/24 via {node-1 pods} dev flannel.1 onlink",
+		"ip link: {master-pod-1 port} up lower_up mtu 1450 master cni0 peer master-pod-1:eth0 type veth",
+	} {
+		if !slices.Contains(a[0].Entries, want) {
+			t.Errorf("no %q in\n%s", want, strings.Join(a[0].Entries, "\n"))
+		}
+	}
+	dump["master"].Routes[0].Via = netip.MustParseAddr("192.168.9.41")
+	if b := told(other, dump); !slices.Contains(b[0].Entries, "ip route: {node-1 pods}/24 via 192.168.9.41 dev flannel.1 onlink") {
+		t.Errorf("the wrong route is not in\n%s", strings.Join(b[0].Entries, "\n"))
 	}
 }
 

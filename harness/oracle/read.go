@@ -343,7 +343,9 @@ func (c *cluster) foundBeside(name string, r *Reading) []Fact {
 	for _, w := range r.WireGuard[name] {
 		facts = append(facts, foundWireGuard(w)...)
 	}
-	facts = append(facts, xfrmStates(r.Printed[name][KindXFRMState])...)
+	if r.LeasesRead { // without which nobody knows what the associations ought to be
+		facts = append(facts, xfrmStates(r.Printed[name][KindXFRMState])...)
+	}
 	facts = append(facts, xfrmPoliciesOf(r.Printed[name][KindXFRMPolicy])...)
 	return append(facts, c.foundLeases(name, r)...)
 }

@@ -2,6 +2,8 @@ package oracle
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/overlab/overlab/harness/lease"
@@ -89,4 +91,36 @@ func wireguardNode(t *testing.T) (*cluster, *topology.Node, *probe.WireGuard) {
 
 func peerOf(key, allowed string) probe.WireGuardPeer {
 	return probe.WireGuardPeer{PublicKey: key, AllowedIPs: []netip.Prefix{netip.MustParsePrefix(allowed)}}
+}
+
+// Two labs whose agents made different keys have the same state.
+func TestWireGuardState(t *testing.T) {
+	told := func(keys ...string) []string {
+		c, _, device := wireguardNode(t)
+		var leases []lease.Lease
+		for i, k := range keys {
+			leases = append(leases, lease.Lease{Subnet: c.plan.Nodes[i].PodCIDR.Masked(), PublicKey: k, Port: 51820})
+		}
+		device.PublicKey, device.Peers[0].PublicKey, device.Peers[1].PublicKey = keys[1], keys[0], keys[2]
+		r := &Reading{
+			Leases: leases, States: map[string]*probe.State{"node-1": {Namespace: "node-1"}},
+			WireGuard: map[string][]*probe.WireGuard{"node-1": {device}},
+		}
+		var out []string
+		for _, line := range Normal(c.plan, r, []string{"node-1"}).Spaces[0].Entries {
+			if strings.HasPrefix(line, "wg: ") {
+				out = append(out, line)
+			}
+		}
+		return out
+	}
+	a, b := told(key0, key1, key2), told("a+b/c=", "d/e+f=", "g=")
+	want := []string{
+		"wg: flannel-wg peer {master key} endpoint {master lan}:51820 allowed-ips {master pods}/24",
+		"wg: flannel-wg peer {node-2 key} endpoint {node-2 lan}:51820 allowed-ips {node-2 pods}/24",
+		"wg: flannel-wg public-key {node-1 key} listen-port 51820",
+	}
+	if !slices.Equal(a, want) || !slices.Equal(b, want) {
+		t.Errorf("one has\n%s\nthe other\n%s\nwant\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"), strings.Join(want, "\n"))
+	}
 }

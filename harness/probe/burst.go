@@ -26,8 +26,7 @@ type Burst struct {
 // Burst sends the datagrams, a round of all flows after the other. No answer is
 // waited for.
 func (s *Session) Burst(ctx context.Context, b Burst) error {
-	_, err := ask(ctx, s, kindBurst, b, func() (struct{}, error) { return struct{}{}, s.burst(ctx, b) })
-	return err
+	return tell(ctx, s, kindBurst, b, func() error { return s.burst(ctx, b) })
 }
 
 func (s *Session) burst(ctx context.Context, b Burst) error {

@@ -57,8 +57,7 @@ func (c Change) String() string {
 // Change makes changes, in their order; the first that the kernel refuses ends
 // it.
 func (s *Session) Change(ctx context.Context, changes ...Change) error {
-	_, err := ask(ctx, s, kindChange, changes, func() (struct{}, error) { return struct{}{}, s.change(ctx, changes) })
-	return err
+	return tell(ctx, s, kindChange, changes, func() error { return s.change(ctx, changes) })
 }
 
 func (s *Session) change(ctx context.Context, changes []Change) error {
@@ -175,7 +174,11 @@ const checkGroup = 0x6f766c
 // DeleteBridge deletes a bridge and all links that are its ports, together; that
 // there is none is no error.
 func (s *Session) DeleteBridge(ctx context.Context, name string) error {
-	st, err := s.State(ctx)
+	return tell(ctx, s, kindDeleteBridge, name, func() error { return s.deleteBridge(ctx, name) })
+}
+
+func (s *Session) deleteBridge(ctx context.Context, name string) error {
+	st, err := s.dump(ctx)
 	if err != nil {
 		return err
 	}

@@ -174,7 +174,11 @@ func TestFlow6(t *testing.T) {
 	if err := st.Reach(t.Context(), 20); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := st.Stop(t.Context()); err != nil || r.Received < 20 || len(r.Lost) > 0 {
-		t.Errorf("%s, %v", r, err)
+	l, err := st.Stop(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := l.Report(); r.Received < 20 || len(r.Lost) > 0 {
+		t.Error(r)
 	}
 }

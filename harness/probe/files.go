@@ -47,17 +47,16 @@ func (s *Session) files(ctx context.Context, folder string) (map[string]string, 
 	return out, nil
 }
 
+// file is what WriteFile writes.
+type file struct {
+	Path string `json:"path"`
+	Data []byte `json:"data"`
+}
+
 // WriteFile writes a small file as the namespace sees it, and makes its folder.
 // The file takes the place of the one that was there in one step.
 func (s *Session) WriteFile(ctx context.Context, path string, data []byte) error {
-	_, err := ask(ctx, s, kindWriteFile, written{path, data}, func() (struct{}, error) { return struct{}{}, s.writeFile(ctx, path, data) })
-	return err
-}
-
-// written is what WriteFile asks for.
-type written struct {
-	Path string `json:"path"`
-	Data []byte `json:"data"`
+	return tell(ctx, s, kindWriteFile, file{path, data}, func() error { return s.writeFile(ctx, path, data) })
 }
 
 func (s *Session) writeFile(ctx context.Context, path string, data []byte) error {
@@ -82,6 +81,10 @@ func (s *Session) writeFile(ctx context.Context, path string, data []byte) error
 
 // RemoveAll removes a file or folder; that there is none is no error.
 func (s *Session) RemoveAll(ctx context.Context, path string) error {
+	return tell(ctx, s, kindRemoveAll, path, func() error { return s.removeAll(ctx, path) })
+}
+
+func (s *Session) removeAll(ctx context.Context, path string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -193,7 +193,7 @@ func (st *Stream) Reach(ctx context.Context, total int) error {
 
 // Stop ends the sending, waits for what is still on its way, and tells what
 // became of each datagram. A second Stop is an error.
-func (st *Stream) Stop(ctx context.Context) (*FlowReport, error) {
+func (st *Stream) Stop(ctx context.Context) (*FlowLog, error) {
 	sent, err := st.out.stop(ctx)
 	var got arrivals
 	if err == nil {
@@ -205,7 +205,7 @@ func (st *Stream) Stop(ctx context.Context) (*FlowReport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("flow from %s: %w", st.from, err)
 	}
-	return account(st.flow.ID, sent, got), nil
+	return log(st.flow.ID, sent, got), nil
 }
 
 // sender sends one flow.
@@ -219,6 +219,26 @@ type sender struct {
 	mu   sync.Mutex
 	sent []sending
 	grew chan struct{} // closed and replaced with each sending
+}
+
+// A FlowLog is a Flow datagram by datagram, from which its report is derived.
+type FlowLog struct {
+	ID    uuid.UUID `json:"id"`
+	Began time.Time `json:"began"`
+	// Sent are the datagrams in the order of their numbers, Arrived the numbers
+	// of those that came, in the order in which they did.
+	Sent    []SentDatagram `json:"sent"`
+	Arrived []uint64       `json:"arrived"`
+	// Overflowed counts what the receiving socket had no room for.
+	Overflowed int `json:"overflowed,omitempty"`
+}
+
+// SentDatagram is one that was handed to the kernel, in nanoseconds since the
+// flow began: from when, until when, and what the kernel said if it refused it.
+type SentDatagram struct {
+	From    time.Duration `json:"f"`
+	Until   time.Duration `json:"u"`
+	Failure string        `json:"e,omitempty"`
 }
 
 // begin begins to send.
@@ -291,14 +311,26 @@ func (s *sender) Close() error {
 	return err
 }
 
-// account compares what was sent with what came.
-func account(id uuid.UUID, sent []sending, got arrivals) *FlowReport {
-	r := &FlowReport{ID: id, Sent: len(sent), Overflowed: got.Overflowed}
-	seen := make([]bool, len(sent))
+// log is what was sent, and what came.
+func log(id uuid.UUID, sent []sending, got arrivals) *FlowLog {
+	l := &FlowLog{ID: id, Arrived: got.Numbers, Overflowed: got.Overflowed}
+	for i, x := range sent {
+		if i == 0 {
+			l.Began = x.From.Round(0) // of the wall clock alone, as it is read back
+		}
+		l.Sent = append(l.Sent, SentDatagram{From: x.From.Sub(sent[0].From), Until: x.Until.Sub(sent[0].From), Failure: x.Failure})
+	}
+	return l
+}
+
+// Report compares what was sent with what came.
+func (l *FlowLog) Report() *FlowReport {
+	r := &FlowReport{ID: l.ID, Sent: len(l.Sent), Overflowed: l.Overflowed}
+	seen := make([]bool, len(l.Sent))
 	highest := -1
-	for _, n := range got.Numbers {
+	for _, n := range l.Arrived {
 		switch {
-		case n >= uint64(len(sent)): // none of ours
+		case n >= uint64(len(l.Sent)): // none of ours
 		case seen[n]:
 			r.Duplicated++
 		default:
@@ -310,17 +342,16 @@ func account(id uuid.UUID, sent []sending, got arrivals) *FlowReport {
 			highest = max(highest, int(n))
 		}
 	}
-	for n, x := range sent {
+	for n, x := range l.Sent {
 		if n > 0 {
-			r.LongestPause = max(r.LongestPause, x.From.Sub(sent[n-1].From))
+			r.LongestPause = max(r.LongestPause, x.From-l.Sent[n-1].From)
 		}
-		if seen[n] {
-			continue
+		if !seen[n] {
+			r.Lost = append(r.Lost, LostDatagram{Number: n, From: l.Began.Add(x.From), Until: l.Began.Add(x.Until), Failure: x.Failure})
 		}
-		r.Lost = append(r.Lost, LostDatagram{Number: n, From: x.From, Until: x.Until, Failure: x.Failure})
 	}
-	if len(sent) > 0 {
-		r.Began, r.Ended = sent[0].From, sent[len(sent)-1].Until
+	if len(l.Sent) > 0 {
+		r.Began, r.Ended = l.Began, l.Began.Add(l.Sent[len(l.Sent)-1].Until)
 	}
 	return r
 }

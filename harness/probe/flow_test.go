@@ -33,11 +33,11 @@ func more(t *testing.T, st *probe.Stream, n int) {
 
 func stop(t *testing.T, st *probe.Stream) *probe.FlowReport {
 	t.Helper()
-	r, err := st.Stop(t.Context())
+	l, err := st.Stop(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return l.Report()
 }
 
 // TestFlow: nothing is lost on a sound path, and of a broken one exactly what

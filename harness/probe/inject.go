@@ -18,10 +18,7 @@ type injection struct {
 // namespace. The error is the kernel's, such as EMSGSIZE for a frame that is
 // longer than the interface takes.
 func (s *Session) Inject(ctx context.Context, iface string, frames ...[]byte) error {
-	_, err := ask(ctx, s, kindInject, injection{iface, frames}, func() (struct{}, error) {
-		return struct{}{}, s.inject(ctx, iface, frames)
-	})
-	return err
+	return tell(ctx, s, kindInject, injection{iface, frames}, func() error { return s.inject(ctx, iface, frames) })
 }
 
 func (s *Session) inject(ctx context.Context, iface string, frames [][]byte) error {

@@ -24,7 +24,8 @@ type Monitor struct {
 func (s *Session) Monitor() (*Monitor, error) {
 	m := &Monitor{session: s, changed: make(chan struct{}, 1)}
 	err := s.local.Do(func() (err error) {
-		m.l, err = rtnl.Listen(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE)
+		m.l, err = rtnl.Listen(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
 		return err
 	})
 	if err != nil {
@@ -59,7 +60,7 @@ func (m *Monitor) Until(ctx context.Context, wrong func(*State) string) (time.Ti
 		case <-m.changed: // what it tells of is in the dump that follows
 		default:
 		}
-		st, err := m.session.State(ctx)
+		st, err := m.session.dump(ctx)
 		if err != nil {
 			return time.Time{}, err
 		}

@@ -17,23 +17,28 @@ type Peer interface {
 
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
-// bytes; a folder's path and texts by path; keys of kernel parameters and their
-// values; a name and a WireGuard; a Knock and a Pong; a path with bytes, Changes, a
-// Burst or frames, and nothing.
+// bytes; keys of kernel parameters and their values; a name and a WireGuard; a
+// folder and its files; a Knock and a Pong; Changes, a Burst, frames, a file, a
+// path, a service or a bridge, and nothing.
 const (
 	kindPing      = "ping"
 	kindEcho      = "echo"
 	kindEchoPort  = "echo-port"
 	kindState     = "state"
 	kindReadFile  = "read-file"
-	kindFiles     = "files"
-	kindWriteFile = "write-file"
 	kindSysctls   = "sysctls"
 	kindWireGuard = "wireguard"
 	kindChange    = "change"
 	kindBurst     = "burst"
 	kindInject    = "inject"
 	kindKnock     = "knock"
+
+	kindFiles        = "files"
+	kindWriteFile    = "write-file"
+	kindRemoveAll    = "remove-all"
+	kindService      = "service"
+	kindUnservice    = "unservice"
+	kindDeleteBridge = "delete-bridge"
 )
 
 // Peer is who answers the session's requests in its place, nil where the
@@ -59,6 +64,12 @@ func (e elsewhere) Dial(context.Context, string, string) (net.Conn, error) {
 // by several goroutines. It is called before the session is used.
 func (s *Session) Listen(heard func(ctx context.Context, kind string, request, answer any, err error)) {
 	s.heard = heard
+}
+
+// tell has a request answered that asks for nothing.
+func tell[Q any](ctx context.Context, s *Session, kind string, request Q, here func() error) error {
+	_, err := ask(ctx, s, kind, request, func() (struct{}, error) { return struct{}{}, here() })
+	return err
 }
 
 // ask has a request answered: by the peer where there is one, else here.

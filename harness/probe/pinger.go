@@ -32,8 +32,9 @@ type pinger struct {
 	waiting map[uuid.UUID]*waiter
 	bySeq   map[uint16]uuid.UUID
 
-	sendDF sync.Mutex // the error queue is read by who caused the error
-	done   chan struct{}
+	inboxes sync.Pool
+	sendDF  sync.Mutex // the error queue is read by who caused the error
+	done    chan struct{}
 }
 
 // waiter is one ping's inbox.
@@ -57,6 +58,7 @@ func newPinger(f *icmp) (*pinger, error) {
 		waiting: map[uuid.UUID]*waiter{},
 		bySeq:   map[uint16]uuid.UUID{},
 		done:    make(chan struct{}),
+		inboxes: sync.Pool{New: newInbox},
 	}
 	var err error
 	if p.plain, err = openRaw(f); err != nil {
@@ -105,6 +107,7 @@ func (p *pinger) ping(ctx context.Context, r Ping) (Pong, error) {
 				return pong, err
 			}
 			pong.Sent++
+			p.poll()
 			timer.Reset(r.Wait)
 			for waiting := true; waiting; {
 				select {
@@ -245,15 +248,42 @@ func cmsg(level, typ int, data []byte) []byte {
 // receive reads the namespace's ICMP until the socket is closed.
 func (p *pinger) receive() {
 	defer close(p.done)
-	buf, oob := make([]byte, 64<<10), make([]byte, 128)
+	in := newInbox().(*inbox)
 	for {
-		n, extra, from, err := p.plain.recv(buf, oob)
+		n, extra, from, err := p.plain.recv(in.buf, in.oob)
 		if err != nil {
 			return
 		}
-		if r, ok := p.parse(buf[:n], oob[:extra], from); ok && len(r.icmp) >= icmpHeader {
-			p.dispatch(r, time.Now())
+		p.take(in.buf[:n], in.oob[:extra], from)
+	}
+}
+
+// inbox is where one who reads puts what comes.
+type inbox struct{ buf, oob []byte }
+
+func newInbox() any { return &inbox{make([]byte, 64<<10), make([]byte, 128)} }
+
+// poll takes what has come already: on one machine an answer is there when the
+// request has been sent, and who has sent it need not wait for another thread
+// to be woken.
+func (p *pinger) poll() {
+	in := p.inboxes.Get().(*inbox)
+	defer p.inboxes.Put(in)
+	_ = p.plain.conn.Control(func(fd uintptr) {
+		for {
+			n, extra, _, from, err := unix.Recvmsg(int(fd), in.buf, in.oob, unix.MSG_DONTWAIT)
+			if err != nil {
+				return
+			}
+			p.take(in.buf[:n], in.oob[:extra], from)
 		}
+	})
+}
+
+// take reads one message of the socket.
+func (p *pinger) take(msg, oob []byte, from unix.Sockaddr) {
+	if r, ok := p.parse(msg, oob, from); ok && len(r.icmp) >= icmpHeader {
+		p.dispatch(r, time.Now())
 	}
 }
 

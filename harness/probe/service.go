@@ -13,30 +13,40 @@ import (
 // serviceTable is the nftables table that holds a service; it is no one else's.
 const serviceTable = "overlab-service"
 
+// service is an address that leads to a pod's.
+type service struct {
+	Address netip.AddrPort `json:"address"`
+	Pod     netip.AddrPort `json:"pod"`
+}
+
 // Service makes the namespace translate what passes to a TCP service address
 // into a pod's, as kube-proxy does, until Unservice. A second one takes the
 // place of the first.
-func (s *Session) Service(ctx context.Context, service, pod netip.AddrPort) error {
-	err := s.nftables(ctx, func(c *nft.Conn, t *nft.Table) {
-		c.AddTable(t)
-		chain := c.AddChain(&nft.Chain{
-			Name: "prerouting", Table: t, Type: nft.ChainTypeNAT,
-			Hooknum: nft.ChainHookPrerouting, Priority: nft.ChainPriorityNATDest,
+func (s *Session) Service(ctx context.Context, address, pod netip.AddrPort) error {
+	return tell(ctx, s, kindService, service{address, pod}, func() error {
+		err := s.nftables(ctx, func(c *nft.Conn, t *nft.Table) {
+			c.AddTable(t)
+			chain := c.AddChain(&nft.Chain{
+				Name: "prerouting", Table: t, Type: nft.ChainTypeNAT,
+				Hooknum: nft.ChainHookPrerouting, Priority: nft.ChainPriorityNATDest,
+			})
+			c.AddRule(&nft.Rule{Table: t, Chain: chain, Exprs: translate(address, pod)})
 		})
-		c.AddRule(&nft.Rule{Table: t, Chain: chain, Exprs: translate(service, pod)})
+		if err != nil {
+			return fmt.Errorf("make %s lead to %s in %s: %w", address, pod, s.name, err)
+		}
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("make %s lead to %s in %s: %w", service, pod, s.name, err)
-	}
-	return nil
 }
 
 // Unservice ends what Service began; that there is none is no error.
 func (s *Session) Unservice(ctx context.Context) error {
-	if err := s.nftables(ctx, func(*nft.Conn, *nft.Table) {}); err != nil {
-		return fmt.Errorf("remove the service of %s: %w", s.name, err)
-	}
-	return nil
+	return tell(ctx, s, kindUnservice, struct{}{}, func() error {
+		if err := s.nftables(ctx, func(*nft.Conn, *nft.Table) {}); err != nil {
+			return fmt.Errorf("remove the service of %s: %w", s.name, err)
+		}
+		return nil
+	})
 }
 
 // nftables replaces the table by what fill makes of it, in one transaction.

@@ -69,12 +69,6 @@ func handlers() map[string]Handler {
 		kindReadFile: handler(func(ctx context.Context, s *Session, path string) ([]byte, error) {
 			return s.ReadFile(ctx, path)
 		}),
-		kindFiles: handler(func(ctx context.Context, s *Session, folder string) (map[string]string, error) {
-			return s.Files(ctx, folder)
-		}),
-		kindWriteFile: handler(func(ctx context.Context, s *Session, w written) (struct{}, error) {
-			return struct{}{}, s.WriteFile(ctx, w.Path, w.Data)
-		}),
 		kindSysctls: handler(func(ctx context.Context, s *Session, keys []string) (map[string]string, error) {
 			return s.Sysctls(ctx, keys...)
 		}),
@@ -119,6 +113,24 @@ func handlers() map[string]Handler {
 			return struct{}{}, s.held.end(id)
 		}),
 		kindKnock: handler(func(ctx context.Context, s *Session, k Knock) (Pong, error) { return s.Knock(ctx, k) }),
+		kindFiles: handler(func(ctx context.Context, s *Session, folder string) (map[string]string, error) {
+			return s.Files(ctx, folder)
+		}),
+		kindWriteFile: handler(func(ctx context.Context, s *Session, f file) (struct{}, error) {
+			return struct{}{}, s.WriteFile(ctx, f.Path, f.Data)
+		}),
+		kindRemoveAll: handler(func(ctx context.Context, s *Session, path string) (struct{}, error) {
+			return struct{}{}, s.RemoveAll(ctx, path)
+		}),
+		kindService: handler(func(ctx context.Context, s *Session, v service) (struct{}, error) {
+			return struct{}{}, s.Service(ctx, v.Address, v.Pod)
+		}),
+		kindUnservice: handler(func(ctx context.Context, s *Session, _ struct{}) (struct{}, error) {
+			return struct{}{}, s.Unservice(ctx)
+		}),
+		kindDeleteBridge: handler(func(ctx context.Context, s *Session, name string) (struct{}, error) {
+			return struct{}{}, s.DeleteBridge(ctx, name)
+		}),
 	}
 }
 

@@ -60,37 +60,51 @@ func Fingerprint(secret []byte) string {
 // peers are in the order of their keys.
 func (s *Session) WireGuard(ctx context.Context, dev string) (*WireGuard, error) {
 	return ask(ctx, s, kindWireGuard, dev, func() (*WireGuard, error) {
-		var out *WireGuard
+		found := make(chan *wgtypes.Device, 1)
 		err := s.control(ctx, func(c *wgctrl.Client) error {
 			d, err := c.Device(dev)
-			if errors.Is(err, os.ErrNotExist) {
-				return nil
-			}
-			if err == nil {
-				out = readWireGuard(d)
-			}
+			found <- d
 			return err
 		})
-		if err != nil {
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return nil, nil
+		case err != nil:
 			return nil, fmt.Errorf("read the WireGuard device %s of %s: %w", dev, s.name, err)
 		}
-		return out, nil
+		return readWireGuard(<-found), nil
 	})
 }
 
-// control talks to whatever configures WireGuard devices in the namespace.
+// wireguardPatience is how long a device may take to answer: one that a process
+// keeps does not while that is stopped.
+const wireguardPatience = 3 * time.Second
+
+// control talks to whatever configures WireGuard devices in the namespace. The
+// library knows no deadline: what hangs is left to itself.
 func (s *Session) control(ctx context.Context, do func(*wgctrl.Client) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wireguardPatience, fmt.Errorf("no answer in %v", wireguardPatience))
+	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.local.Do(func() (err error) {
-		c, err := wgctrl.New()
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, c.Close()) }()
-		return do(c)
-	})
+	done := make(chan error, 1)
+	go func() {
+		done <- s.local.Do(func() (err error) {
+			c, err := wgctrl.New()
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, c.Close()) }()
+			return do(c)
+		})
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func readWireGuard(d *wgtypes.Device) *WireGuard {

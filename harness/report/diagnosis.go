@@ -17,7 +17,7 @@ func Diagnosis(w io.Writer, r *diagnose.Report, most int, o DiffOptions) error {
 	p := &diffPrinter{w: bufio.NewWriter(w), o: o}
 	for i, c := range r.Causes {
 		if most > 0 && i == most {
-			fmt.Fprintf(p.w, "and %d more, which may follow from these (--all)\n\n", len(r.Causes)-most)
+			fmt.Fprintf(p.w, "and %d more, which may follow from these (overlab diagnose --all)\n\n", len(r.Causes)-most)
 			break
 		}
 		p.cause(i+1, c)
@@ -48,9 +48,15 @@ func diagnosisSummary(r *diagnose.Report) string {
 	probes := "every probe was answered"
 	if n := len(r.Symptoms); n > 0 {
 		probes = fmt.Sprintf("%d probes were not answered as they ought to be", n)
+		if n == 1 {
+			probes = "one probe was not answered as it ought to be"
+		}
 	}
 	if len(r.Causes) == 0 {
 		return "nothing wrong was found, and " + probes
+	}
+	if len(r.Causes) == 1 {
+		return "one cause; " + probes
 	}
 	return fmt.Sprintf("%d causes; %s", len(r.Causes), probes)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/oracle"
 	"github.com/overlab/overlab/harness/report"
 )
@@ -63,5 +64,34 @@ pod-1
 	b.Reset()
 	if err := report.Diff(&b, d, report.DiffOptions{Color: true}); err != nil || !strings.Contains(b.String(), "\x1b[31m  - default via 10.244.0.1 dev eth0\x1b[0m  # everything else\n") {
 		t.Errorf("in colour it is %q, %v", b.String(), err)
+	}
+}
+
+// TestWhy: every form but conformance says what a failure most likely comes from,
+// and the page says it before anything else.
+func TestWhy(t *testing.T) {
+	r := results()
+	r.Diagnosis = &diagnose.Report{Symptoms: []string{"a ping"}, Causes: []diagnose.Cause{
+		{Title: "the FDB entry of node-1 for node-2 is wrong", Space: "node-1", Evidence: []string{"bridge fdb says so"}, Mend: []string{"bridge fdb replace this"}},
+		{Title: "the agent of node-1 is stopped"},
+	}}
+	for _, form := range []string{"text", "json", "jsonl", "junit", "html", "markdown"} {
+		var b bytes.Buffer
+		if err := report.Write(&b, form, r); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"FDB entry of node-1 for node-2 is wrong", "bridge fdb says so", "bridge fdb replace this"} {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s has no %q", form, want)
+			}
+		}
+		if form == "html" && strings.Index(b.String(), "bridge fdb replace this") > strings.Index(b.String(), `id="failed"`) {
+			t.Error("the page begins with something else than what broke")
+		}
+	}
+	r.Diagnosis = &diagnose.Report{}
+	var b bytes.Buffer
+	if err := report.HTML(&b, r); err != nil || !strings.Contains(b.String(), "Nothing that was looked at explains it") {
+		t.Errorf("no cause was found: %v", err)
 	}
 }

@@ -36,7 +36,7 @@ const (
 // report.json, plan.json, frames.pcapng (if frames were cited; frame numbers
 // are the report's), state/NAME.json for each dump, and the record of what was
 // measured: exchanges.jsonl, captures.json and captures/N.pcapng. Attachments
-// are in attached/. It returns the paths. Open reads it back.
+// are in attached/. SHA256SUMS has the sums of them all. It returns the paths. Open reads it back.
 func Evidence(dir string, r *suite.Results) ([]string, error) {
 	e := &evidence{dir: dir}
 	e.put(reportFile, func(w io.Writer) error { return JSON(w, r) })
@@ -58,6 +58,7 @@ func Evidence(dir string, r *suite.Results) ([]string, error) {
 			return err
 		})
 	}
+	e.sums()
 	if e.err != nil {
 		return e.paths, fmt.Errorf("write evidence: %w", e.err)
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlab/overlab/harness/diagnose"
+	"github.com/overlab/overlab/harness/oracle"
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/harness/suite"
 )
@@ -30,7 +32,9 @@ type page struct {
 	Groups   []group
 	Nodes    []placeRow
 	Dumps    []dump
-	Attached []attached
+	// Leading are the attachments that show what broke, Attached the others.
+	Leading, Attached []attached
+	Contents          []content
 }
 
 type (
@@ -55,18 +59,29 @@ type (
 		Lines         []string
 	}
 	attached struct {
-		Title, Text string
-		Image       template.URL
-		Page        string
+		Title, Says, Anchor string
+		Lines               []textLine
+		Image               template.URL
+		Page                string
 	}
+	// textLine is a line of text, and what kind of one it is.
+	textLine struct{ Class, Text string }
+	content  struct{ Name, Anchor string }
 )
 
-// HTML writes the report as one page that needs nothing else: what failed comes
-// first, then every verdict with its evidence, the captured packets decoded
-// and in bytes, the dumps in the words of ip and bridge, and attachments. It
-// runs no script and loads nothing.
+// shownFindings is how many findings of a check are not folded away: at scale
+// one fault shows in hundreds.
+const shownFindings = 3
+
+// HTML writes the report as one page that needs nothing else: what broke and the
+// command that mends it, where a packet ends, and what failed come first; then
+// every verdict with its evidence, the captured packets decoded and in bytes, and
+// the dumps in the words of ip and bridge. It runs no script and loads nothing.
 func HTML(w io.Writer, r *suite.Results) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
+		"sentence": sentence, "others": others,
+		"first": func(all []suite.Finding) []suite.Finding { return all[:min(len(all), shownFindings)] },
+		"later": func(all []suite.Finding) []suite.Finding { return all[min(len(all), shownFindings):] },
 		"label": label, "seconds": seconds, "join": strings.Join, "bytes": hex.Dump,
 		"clock":  func(t time.Time) string { return t.Format("15:04:05.000000") },
 		"anchor": func(id string) string { return strings.ReplaceAll(id, "/", "-") },
@@ -106,10 +121,55 @@ func newPage(r *suite.Results) *page {
 	for _, name := range slices.Sorted(maps.Keys(r.States)) {
 		p.Dumps = append(p.Dumps, newDump(r.States[name]))
 	}
-	for _, a := range r.Attachments {
-		p.Attached = append(p.Attached, newAttached(a))
+	for i, a := range r.Attachments {
+		x := newAttached(a)
+		x.Anchor = fmt.Sprintf("attached-%d", i+1)
+		if a.Leads {
+			p.Leading = append(p.Leading, x)
+		} else {
+			p.Attached = append(p.Attached, x)
+		}
 	}
+	p.contents()
 	return p
+}
+
+// contents lists what is on the page.
+func (p *page) contents() {
+	add := func(there bool, name, anchor string) {
+		if there {
+			p.Contents = append(p.Contents, content{name, anchor})
+		}
+	}
+	for _, x := range p.Leading {
+		add(true, x.Title, x.Anchor)
+	}
+	add(len(p.Failed) > 0, "What failed", "failed")
+	add(len(p.Doubtful) > 0, "What could not be judged", "doubtful")
+	for _, x := range p.Attached {
+		add(true, x.Title, x.Anchor)
+	}
+	add(true, "Every check", "checks")
+	add(len(p.Frames) > 0, "Frames", "frames")
+	add(true, "What was judged", "judged")
+	add(len(p.Dumps) > 0, "What the kernels held", "kernels")
+}
+
+// sentence begins with a capital, unless it begins with a name of the lab.
+func sentence(s string) string {
+	word, _, _ := strings.Cut(s, " ")
+	if strings.ContainsAny(word, "-.0123456789") || word == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// others says how many causes there are besides the first.
+func others(all []diagnose.Cause) string {
+	if len(all) == 2 {
+		return "One more cause"
+	}
+	return fmt.Sprintf("%d more causes", len(all)-1)
 }
 
 // overall is the report in one sentence.
@@ -227,14 +287,35 @@ func linkLines(st *probe.State) []string {
 // newAttached shows what is not text in a frame of its own, in which nothing
 // runs.
 func newAttached(a suite.Attachment) attached {
-	out := attached{Title: a.Title}
+	out := attached{Title: a.Title, Says: a.Says}
 	switch a.Type {
 	case "image/svg+xml":
 		out.Image = template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(a.Data))
 	case "text/html":
 		out.Page = string(a.Data)
 	default:
-		out.Text = string(a.Data)
+		for line := range strings.Lines(string(a.Data)) {
+			l := textLine{Text: strings.TrimRight(line, "\n")}
+			if a.Type == "text/x-diff" {
+				l.Class = diffClass(l.Text)
+			}
+			out.Lines = append(out.Lines, l)
+		}
 	}
 	return out
+}
+
+// diffClass is the kind of a line that Diff wrote.
+func diffClass(line string) string {
+	switch {
+	case strings.HasPrefix(line, "  "+oracle.Missing.Mark()+" "):
+		return "lacks"
+	case strings.HasPrefix(line, "  "+oracle.Extra.Mark()+" "):
+		return "has"
+	case strings.HasPrefix(line, "  "+oracle.Wrong.Mark()+" "):
+		return "wrong"
+	case line != "" && line[0] != ' ':
+		return "place"
+	}
+	return ""
 }

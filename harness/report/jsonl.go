@@ -6,12 +6,14 @@ import (
 	"io"
 	"time"
 
+	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/suite"
 )
 
 // A Stream writes a report as JSON lines while it comes to be: a line of type
 // start, one of type check for each result as it comes, one of type frame for
-// each cited frame, and one of type end. What was written when a run is cut
+// each cited frame, one of type diagnosis if something failed, and one of type
+// end. What was written when a run is cut
 // off is valid: it has no end.
 type Stream struct {
 	enc *json.Encoder
@@ -25,6 +27,7 @@ type line struct {
 	*suite.Result
 	*suite.Frame
 	*StreamEnd
+	Diagnosis *diagnose.Report `json:"diagnosis,omitempty"`
 }
 
 // StreamStart is the line of type start.
@@ -66,6 +69,9 @@ func (s *Stream) Result(r suite.Result) { s.write(line{Type: "check", Result: &r
 func (s *Stream) End(r *suite.Results) error {
 	for i := range r.Frames {
 		s.write(line{Type: "frame", Frame: &r.Frames[i]})
+	}
+	if r.Diagnosis != nil {
+		s.write(line{Type: "diagnosis", Diagnosis: r.Diagnosis})
 	}
 	s.write(line{Type: "end", StreamEnd: &StreamEnd{
 		Summary: summary(r), ExitCode: r.ExitCode(), Interrupted: r.Interrupted, RunTook: r.Took,
@@ -114,6 +120,8 @@ func readLines(in io.Reader) (*suite.Results, error) {
 			r.Results = append(r.Results, *l.Result)
 		case "frame":
 			r.Frames = append(r.Frames, *l.Frame)
+		case "diagnosis":
+			r.Diagnosis = l.Diagnosis
 		case "end":
 			r.Interrupted, r.Took = l.Interrupted, l.RunTook
 		}

@@ -72,6 +72,9 @@ func JUnit(w io.Writer, r *suite.Results) error {
 		}
 		s := &all.Suites[at[group]]
 		c := junitResult(group, res)
+		if c.Failure != nil {
+			c.Failure.Text += likeliest(r)
+		}
 		s.Cases = append(s.Cases, c)
 		s.count(&c)
 		all.count(&c)
@@ -151,6 +154,23 @@ func findingsText(r *suite.Result) string {
 		fmt.Fprintln(&b, r.Reason)
 	}
 	return b.String()
+}
+
+// likeliest is what failures most likely come from: a server shows what a test
+// says, and nothing that stands beside the tests.
+func likeliest(r *suite.Results) string {
+	if r.Diagnosis == nil || len(r.Diagnosis.Causes) == 0 {
+		return ""
+	}
+	c := r.Diagnosis.Causes[0]
+	s := "most likely because: " + c.Title + "\n"
+	for _, e := range c.Evidence {
+		s += "  " + e + "\n"
+	}
+	for _, m := range c.Mend {
+		s += fmt.Sprintf("  to mend it on %s: %s\n", c.Space, m)
+	}
+	return s
 }
 
 func properties(r *suite.Results) []junitProperty {

@@ -14,6 +14,7 @@ import (
 func Markdown(w io.Writer, r *suite.Results) error {
 	m := &markdown{bufio.NewWriter(w)}
 	m.head(r)
+	m.why(r)
 	for i := range r.Results {
 		if troubles(r.Results[i].Verdict) {
 			m.trouble(&r.Results[i])
@@ -52,6 +53,35 @@ func (m *markdown) head(r *suite.Results) {
 		a.Backend, a.Network, a.Nodes, a.Pods, escapeMarkdown(a.Kernel), a.Platform)
 }
 
+// why is the likeliest cause, with its evidence and what mends it.
+func (m *markdown) why(r *suite.Results) {
+	if r.Diagnosis == nil || len(r.Diagnosis.Causes) == 0 {
+		return
+	}
+	c := r.Diagnosis.Causes[0]
+	m.printf("### Why, most likely: %s\n\n", escapeMarkdown(c.Title))
+	lines := append([]string{}, c.Evidence...)
+	if len(c.Mend) > 0 {
+		lines = append(lines, "to mend it on "+c.Space+":")
+	}
+	for _, x := range c.Mend {
+		lines = append(lines, "  $ "+x)
+	}
+	m.code(strings.Join(lines, "\n"))
+	if n := len(r.Diagnosis.Causes) - 1; n > 0 {
+		m.printf("and %d more, which may follow from it\n\n", n)
+	}
+}
+
+// code is a text in a fence.
+func (m *markdown) code(text string) {
+	fence := "```"
+	for strings.Contains(text, fence) {
+		fence += "`"
+	}
+	m.printf("%s\n%s\n%s\n\n", fence, strings.TrimRight(text, "\n"), fence)
+}
+
 // trouble is one check that did not pass, with what it found.
 func (m *markdown) trouble(r *suite.Result) {
 	m.printf("### %s %s: %s\n\n", label(r.Verdict), r.ID, escapeMarkdown(r.Title))
@@ -80,15 +110,12 @@ const markdownFindings = 20
 
 // attachment is a text that explains; the first words of it are in view.
 func (m *markdown) attachment(a *suite.Attachment) {
-	if a.Type != "text/plain" {
+	if a.Type != "text/plain" && a.Type != "text/x-diff" {
 		return
 	}
-	fence := "```"
-	for strings.Contains(string(a.Data), fence) {
-		fence += "`"
-	}
-	m.printf("<details><summary>%s</summary>\n\n%s\n%s\n%s\n\n</details>\n\n", escapeMarkdown(a.Title),
-		fence, strings.TrimRight(string(a.Data), "\n"), fence)
+	m.printf("<details><summary>%s</summary>\n\n", escapeMarkdown(a.Title))
+	m.code(string(a.Data))
+	m.printf("</details>\n\n")
 }
 
 // checks is the table of all, folded.

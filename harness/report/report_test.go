@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -169,8 +170,11 @@ func TestEvidence(t *testing.T) {
 		}
 		names = append(names, rel)
 	}
-	if got := strings.Join(names, " "); got != "report.json plan.json frames.pcapng state/node-1.json" {
+	if got := strings.Join(names, " "); got != "report.json plan.json frames.pcapng state/node-1.json SHA256SUMS" {
 		t.Error(got)
+	}
+	if d, err := report.Damage(dir); err != nil || len(d) > 0 {
+		t.Errorf("an untouched folder: %v, %v", d, err)
 	}
 	tshark, err := exec.LookPath("tshark")
 	if err != nil {
@@ -180,6 +184,34 @@ func TestEvidence(t *testing.T) {
 		"-e", "frame.number", "-e", "frame.interface_name", "-e", "frame.comment").Output()
 	if want := "1\tnode-1:ens3\tWF-01 WF-02,uuid=01000000-0000-0000-0000-000000000000\n"; err != nil || string(out) != want {
 		t.Errorf("tshark reads %q, want %q; %v", out, want, err)
+	}
+}
+
+// TestDamage: files that are not as they were written are named.
+func TestDamage(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := report.Evidence(dir, results()); err != nil {
+		t.Fatal(err)
+	}
+	change := func(do error) {
+		t.Helper()
+		if do != nil {
+			t.Fatal(do)
+		}
+	}
+	change(os.Remove(filepath.Join(dir, "plan.json")))
+	change(os.WriteFile(filepath.Join(dir, "state", "node-1.json"), []byte("{}"), 0o600))
+	d, err := report.Damage(dir)
+	if want := []string{"plan.json is not there", "state/node-1.json is not as it was written"}; err != nil || !slices.Equal(d, want) {
+		t.Errorf("%q, %v", d, err)
+	}
+	change(os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte("00  ../plan.json\n"), 0o600))
+	if d, err := report.Damage(dir); err == nil {
+		t.Errorf("a sum of a file elsewhere: %q", d)
+	}
+	change(os.Remove(filepath.Join(dir, "SHA256SUMS")))
+	if d, err := report.Damage(dir); err != nil || len(d) != 1 {
+		t.Errorf("no sums: %q, %v", d, err)
 	}
 }
 

@@ -51,6 +51,10 @@ func Text(w io.Writer, r *suite.Results, o TextOptions) error {
 		p.result(&r.Results[i])
 	}
 	p.frames(r.Frames)
+	p.recap(r)
+	if err := p.diagnosis(r); err != nil {
+		return err
+	}
 	p.line("")
 	p.line(p.summary(r))
 	return p.w.Flush()
@@ -159,6 +163,41 @@ func (p *printer) frames(frames []suite.Frame) {
 			p.decoded(l)
 		}
 	}
+}
+
+// atAGlance is of how many checks a list is read without a recapitulation.
+const atAGlance = 6
+
+// recap lists what failed and what could not be judged, below a long list.
+func (p *printer) recap(r *suite.Results) {
+	if len(r.Results) <= atAGlance || r.Count(suite.Fail)+r.Count(suite.Inconclusive) == 0 {
+		return
+	}
+	p.line("")
+	for _, v := range []suite.Verdict{suite.Fail, suite.Inconclusive} {
+		for i := range r.Results {
+			if res := &r.Results[i]; res.Verdict == v {
+				word := label(v)
+				p.line(p.color(v, word) + strings.Repeat(" ", verdictWidth-len(word)) + pad(res.ID, idWidth) + res.Title)
+			}
+		}
+	}
+}
+
+// diagnosis says why, as far as is known. Causes beyond the first few often
+// follow from these.
+func (p *printer) diagnosis(r *suite.Results) error {
+	if r.Diagnosis == nil {
+		return nil
+	}
+	const most = 3
+	p.line("")
+	p.line("Why, most likely:")
+	p.line("")
+	if err := p.w.Flush(); err != nil {
+		return err
+	}
+	return Diagnosis(p.w, r.Diagnosis, most, DiffOptions{Color: p.o.Color, Width: p.o.Width})
 }
 
 // decoded writes a line of a decoded packet, that of the VXLAN header apart

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/overlab/overlab/harness/suite"
@@ -17,7 +18,7 @@ func Verification(w io.Writer, v *suite.Verification, o TextOptions) error {
 	for _, c := range v.Checks {
 		p.verified(&c)
 	}
-	for _, f := range v.WrongFrames {
+	for _, f := range append(slices.Clone(v.Damaged), v.WrongFrames...) {
 		p.wrapped(0, 2, f, nil)
 	}
 	p.line("")
@@ -78,7 +79,14 @@ func verificationSummary(v *suite.Verification) string {
 	if v.Frames > 0 {
 		frames = fmt.Sprintf("; %d of %d frames as reported", v.Frames-len(v.WrongFrames), v.Frames)
 	}
-	return fmt.Sprintf("%d verdicts: %s%s", len(v.Checks), strings.Join(parts, ", "), frames)
+	damaged := ""
+	if n := len(v.Damaged); n > 0 {
+		damaged = fmt.Sprintf("; %d files damaged", n)
+		if n == 1 {
+			damaged = "; 1 file damaged"
+		}
+	}
+	return fmt.Sprintf("%d verdicts: %s%s%s", len(v.Checks), strings.Join(parts, ", "), frames, damaged)
 }
 
 // VerificationJSON writes it as one JSON document.

@@ -36,11 +36,16 @@ type Agent struct {
 // verdict rests on, as a walk or a comparison.
 type Attachment struct {
 	Title string `json:"title"`
+	// Says is what it comes to, in a line, where there is such a thing.
+	Says string `json:"says,omitempty"`
 	// File is its name in the evidence's folder, without a folder.
 	File string `json:"file"`
-	// Type is text/plain, text/html or image/svg+xml.
+	// Type is text/plain, text/x-diff for what Diff of the package report writes,
+	// text/html or image/svg+xml.
 	Type string `json:"type"`
 	Data []byte `json:"-"`
+	// Leads says that it shows what broke, and belongs before the checks.
+	Leads bool `json:"leads,omitempty"`
 }
 
 // Repeat says which of several runs a report is of.

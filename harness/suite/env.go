@@ -23,6 +23,10 @@ type Env struct {
 	id  string
 	// over6 says that the check judges the plan over IPv6.
 	over6 bool
+	// memory is all harmless checks', or that of one which disturbs the lab: it
+	// must not be judged by what others saw before.
+	memory *memory
+	own    bool
 
 	mu       sync.Mutex
 	plan     *topology.Plan
@@ -54,43 +58,66 @@ func (e *Env) Plan() *topology.Plan {
 // Renew takes the lab's plan anew, and drops the sessions of a node and its
 // pods: after their machine has restarted they are other namespaces. Only a check
 // that runs alone may ask for it.
-func (e *Env) Renew(node string) {
-	e.run.renew(node)
+func (e *Env) Renew(ctx context.Context, node string) error {
+	plan, err := Observe(ctx, e, "the plan after "+node+" has restarted", func() (*topology.Plan, error) { return e.run.lab.Plan(), nil })
+	if err != nil {
+		return err
+	}
+	e.run.renew(node, plan)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.plan = e.run.planFor(e.over6)
+	return nil
 }
 
 // Timeouts returns the run's table.
 func (e *Env) Timeouts() Timeouts { return e.run.o.Timeouts }
 
 // Session returns the probe session of a node or pod. All checks share it.
+// Streams, monitors and recordings are Env's, which keeps what they saw.
 func (e *Env) Session(ctx context.Context, name string) (*probe.Session, error) {
 	return e.run.session(ctx, name)
 }
 
+// OpenSession opens a session in a namespace of the check's own, which a replay
+// knows by its name. The caller closes it.
+func (e *Env) OpenSession(ctx context.Context, name string, namespace func() topology.Namespace) (*probe.Session, error) {
+	if p := e.run.replay; p != nil {
+		return p.session(name), nil
+	}
+	return e.run.open(ctx, name, namespace())
+}
+
 // State returns the state of a node or pod, dumped once: checks that run side
-// by side judge the same dump. A check that disturbs the lab, and wants to
-// see what it did, asks the Session.
+// by side judge the same dump. A check that disturbs the lab has dumps of its
+// own, and asks the Session where it wants to see what it did.
 func (e *Env) State(ctx context.Context, name string) (*probe.State, error) {
-	st, err := e.run.states.get(name, func() (*probe.State, error) {
+	st, err := e.memory.states.get(name, func() (*probe.State, error) {
 		s, err := e.Session(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		return s.State(withScope(ctx, "states"))
+		return s.State(withScope(ctx, e.scope("states")))
 	})
 	e.run.lacks(e.id, err)
 	return st, err
 }
 
+// scope is that of what is shared under a name.
+func (e *Env) scope(name string) string {
+	if e.own {
+		return e.id + ", " + name
+	}
+	return name
+}
+
 // Shared returns what make makes, made once and shared by all checks that ask
-// under the same key. The context that make gets does not end with the check.
+// under the same key; a check that disturbs the lab shares nothing. The context that make gets does not end with the check.
 func Shared[T any](e *Env, key string, create func(context.Context) (T, error)) (T, error) {
-	v, err := e.run.shared.get(key, func() (any, error) {
+	v, err := e.memory.shared.get(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(e.run.ctx, e.Timeouts().Check)
 		defer cancel()
-		return create(withScope(ctx, key))
+		return create(withScope(ctx, e.scope(key)))
 	})
 	e.run.lacks(e.id, err)
 	t, _ := v.(T)

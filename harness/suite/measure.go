@@ -148,17 +148,11 @@ func (p Point) String() string { return p.Node + ":" + p.Interface }
 type Capture struct {
 	frames map[string][]capture.Frame
 	doubts []string
-	// recorded, in a replay, is the identifier that the frames carry in the
-	// place of one.
-	recorded func(uuid.UUID) uuid.UUID
 }
 
 // Find returns the frames seen at a point, in a direction, that carry an
 // identifier.
 func (c *Capture) Find(at Point, d capture.Direction, id uuid.UUID) []capture.Frame {
-	if c.recorded != nil {
-		id = c.recorded(id)
-	}
 	return slices.DeleteFunc(c.All(at, d), func(f capture.Frame) bool { return !f.Contains(id) })
 }
 

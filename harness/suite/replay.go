@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/uuid"
-
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/topology"
@@ -22,15 +20,12 @@ type replay struct {
 	mu        sync.Mutex
 	exchanges map[string][]Exchange
 	captures  map[string][]RecordedCapture
-	// ids leads from the identifiers of the replayed requests to those of the
-	// recorded ones, which the frames carry.
-	ids map[uuid.UUID]uuid.UUID
 	// missed says of scopes what was asked in vain.
 	missed map[string]string
 }
 
 func newReplay(r *Record) *replay {
-	p := &replay{exchanges: map[string][]Exchange{}, captures: map[string][]RecordedCapture{}, ids: map[uuid.UUID]uuid.UUID{}, missed: map[string]string{}}
+	p := &replay{exchanges: map[string][]Exchange{}, captures: map[string][]RecordedCapture{}, missed: map[string]string{}}
 	for _, x := range r.Exchanges {
 		key := exchangeKey(x.Scope, x.Session, x.Kind, x.Request)
 		p.exchanges[key] = append(p.exchanges[key], x)
@@ -93,22 +88,40 @@ func (p recordedPeer) Ask(ctx context.Context, kind string, request, answer any)
 	defer p.mu.Unlock()
 	x, ok := next(p.exchanges, exchangeKey(scopeOf(ctx), p.session, kind, asked))
 	if !ok {
-		p.missed[scopeOf(ctx)] = fmt.Sprintf("%s in %s: %v", kind, p.session, ErrNotRecorded)
-		return ErrNotRecorded
+		return p.miss(ctx, kind+" in "+p.session)
 	}
-	var now, then struct {
-		ID uuid.UUID `json:"id"`
-	}
-	if json.Unmarshal(asked, &now) == nil && json.Unmarshal(x.Request, &then) == nil {
-		p.ids[now.ID] = then.ID
-	}
+	return x.read(answer)
+}
+
+// miss notes that something was asked in vain.
+func (p *replay) miss(ctx context.Context, what string) error {
+	p.missed[scopeOf(ctx)] = fmt.Sprintf("%s: %v", what, ErrNotRecorded)
+	return fmt.Errorf("%s: %w", what, ErrNotRecorded)
+}
+
+// read fills what answer points to, and returns the error that there was.
+func (x *Exchange) read(answer any) error {
 	if err := json.Unmarshal(x.Answer, answer); err != nil {
 		return fmt.Errorf("read the recorded answer: %w", err)
 	}
-	if x.Error != "" {
+	switch {
+	case x.Verdict != "":
+		return &verdictError{x.Verdict, x.Error}
+	case x.Error != "":
 		return errors.New(x.Error)
 	}
 	return nil
+}
+
+// observed fills what seen points to with what Observe saw.
+func (p *replay) observed(ctx context.Context, what string, seen any) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x, ok := next(p.exchanges, exchangeKey(scopeOf(ctx), "", what, nil))
+	if !ok {
+		return p.miss(ctx, what)
+	}
+	return x.read(seen)
 }
 
 // Close implements probe.Peer.
@@ -125,21 +138,11 @@ func (p *replay) capture(ctx context.Context, points []Point) (*Capture, error) 
 	if !ok {
 		return nil, fmt.Errorf("capture at %d points: %w", len(points), ErrNotRecorded)
 	}
-	c := &Capture{frames: map[string][]capture.Frame{}, doubts: x.Doubts, recorded: p.recorded}
+	c := &Capture{frames: map[string][]capture.Frame{}, doubts: x.Doubts}
 	for _, f := range x.Frames {
 		c.frames[f.Tap] = append(c.frames[f.Tap], f)
 	}
 	return c, nil
-}
-
-// recorded is the identifier that a request had in the record.
-func (p *replay) recorded(id uuid.UUID) uuid.UUID {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if then, ok := p.ids[id]; ok {
-		return then
-	}
-	return id
 }
 
 // recordedLab is a lab of which nothing is left but its plan.
@@ -156,11 +159,6 @@ func (l recordedLab) Status(context.Context) (topology.Status, error) {
 // Namespace implements topology.Lab.
 func (l recordedLab) Namespace(name string) (topology.Namespace, error) {
 	return nil, fmt.Errorf("enter %s: %w", name, ErrNotRecorded)
-}
-
-// Nodes is what leases in the Kubernetes API are read by (harness/lease).
-func (l recordedLab) Nodes(context.Context) ([]byte, error) {
-	return nil, fmt.Errorf("the cluster's nodes: %w", ErrNotRecorded)
 }
 
 // Close implements topology.Lab.

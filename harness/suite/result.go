@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/overlab/overlab/harness/capture"
+	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/topology"
 )
@@ -143,8 +144,10 @@ type Results struct {
 	Results []Result `json:"results"`
 	// Frames are the cited frames, by number.
 	Frames []Frame `json:"frames,omitempty"`
-	// Attachments help to understand; no verdict rests on them.
-	Attachments []Attachment `json:"attachments,omitempty"`
+	// Diagnosis says what failures most likely come from. It and the attachments
+	// help to understand; no verdict rests on them.
+	Diagnosis   *diagnose.Report `json:"diagnosis,omitempty"`
+	Attachments []Attachment     `json:"attachments,omitempty"`
 	// Plan is what was judged against.
 	Plan *topology.Plan `json:"-"`
 	// States are the dumps that the checks judged, by namespace.

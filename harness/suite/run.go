@@ -35,6 +35,10 @@ type Options struct {
 	Unsupported []Feature
 	// Exemptions are checks that the agent is declared to fail.
 	Exemptions []Exemption
+	// BeforeDisturbing, when set, is told what the checks that alter nothing have
+	// found, before one that alters something begins: what is asked of the lab
+	// then is asked of the lab that they have judged.
+	BeforeDisturbing func(ctx context.Context, found []Result)
 	// OnStart and OnResult, when set, are told as a check begins and ends,
 	// one call at a time.
 	OnStart  func(Check)
@@ -70,11 +74,15 @@ func (s *Suite) Run(ctx context.Context, lab topology.Lab, o Options) (*Results,
 	if err := r.enter(ctx); err != nil && ctx.Err() == nil {
 		return nil, err
 	}
+	r.record.observed(ctx, limitsKind, limits{r.o.Timeouts, r.o.MaxPairs}, nil)
 	started := time.Now()
 	results := make([]Result, len(list))
 	r.harmless(ctx, list, results)
-	r.record.close()
+	if o.BeforeDisturbing != nil && ctx.Err() == nil {
+		o.BeforeDisturbing(ctx, slices.DeleteFunc(slices.Clone(results), func(res Result) bool { return res.ID == "" }))
+	}
 	r.disturbing(ctx, list, results)
+	r.record.close()
 	out := r.results(results, started)
 	out.Interrupted = ctx.Err() != nil
 	return out, nil
@@ -91,9 +99,9 @@ type run struct {
 	ctx context.Context
 
 	sessions memos[*probe.Session]
-	states   memos[*probe.State]
-	shared   memos[any]
-	frames   frames
+	// memory is that of the checks that alter nothing.
+	memory memory
+	frames frames
 	// record is what is measured; replay, in its place, is where it was.
 	record *Record
 	replay *replay
@@ -138,13 +146,18 @@ func (r *run) session(ctx context.Context, name string) (*probe.Session, error) 
 		if err != nil {
 			return nil, err
 		}
-		session, err := probe.Enter(ctx, ns)
-		if err != nil {
-			return nil, err
-		}
-		session.Listen(r.record.heard(name))
-		return session, nil
+		return r.open(ctx, name, ns)
 	})
+}
+
+// open opens a session whose requests are recorded under a name.
+func (r *run) open(ctx context.Context, name string, ns topology.Namespace) (*probe.Session, error) {
+	session, err := probe.Enter(ctx, ns)
+	if err != nil {
+		return nil, err
+	}
+	session.Listen(r.record.heard(name))
+	return session, nil
 }
 
 // planFor is what the lab is judged against.
@@ -155,8 +168,8 @@ func (r *run) planFor(over6 bool) *topology.Plan {
 	return r.now
 }
 
-// renew takes the plan anew, and closes the sessions of a node and its pods.
-func (r *run) renew(node string) {
+// renew takes a new plan, and closes the sessions of a node and its pods.
+func (r *run) renew(node string, plan *topology.Plan) {
 	gone := []string{node}
 	for _, p := range r.now.PodsOn(node) {
 		gone = append(gone, p.Name)
@@ -166,7 +179,7 @@ func (r *run) renew(node string) {
 			_ = s.Close() // its namespace is gone, and nothing is lost
 		}
 	}
-	r.now = r.lab.Plan()
+	r.now = plan
 }
 
 func (r *run) harmless(ctx context.Context, list []chosen, results []Result) {
@@ -202,9 +215,6 @@ func (r *run) disturbing(ctx context.Context, list []chosen, results []Result) {
 	inOrder := func(which []int) {
 		for _, i := range which {
 			results[i] = r.one(ctx, list[i])
-			// What was seen before may not be true any more.
-			r.states.forget()
-			r.shared.forget()
 		}
 	}
 	var wg sync.WaitGroup
@@ -279,7 +289,10 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	}
 	ctx, cancel := context.WithTimeoutCause(withScope(ctx, c.ID), limit, Inconclusivef("the check took longer than %v", limit))
 	defer cancel()
-	env := &Env{run: r, id: c.ID, plan: r.planFor(c.OverIPv6), over6: c.OverIPv6}
+	env := &Env{run: r, id: c.ID, plan: r.planFor(c.OverIPv6), over6: c.OverIPv6, memory: &r.memory, own: c.Disturbs}
+	if env.own {
+		env.memory = new(memory)
+	}
 	done := make(chan error, 1)
 	go func() {
 		err := errors.New("the check ended its goroutine")
@@ -303,13 +316,16 @@ func (r *run) measure(ctx context.Context, c Check, res *Result) {
 	}
 	restoring, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.Timeouts.Restart)
 	defer cancel()
-	if left := env.putBack(restoring); err == nil {
+	if left := env.restored(restoring); err == nil {
 		err = left
 	} else if left != nil {
 		err = fmt.Errorf("%w; %w", err, left)
 	}
 	r.lacks(c.ID, err)
 	env.seal(res)
+	if env.own {
+		r.keep(env.memory.states.all())
+	}
 	res.Verdict, res.Reason = verdict(res.Findings, err)
 }
 
@@ -319,8 +335,23 @@ func (r *run) results(list []Result, started time.Time) *Results {
 		Started: started, Took: time.Since(started),
 		Results: list, Frames: r.frames.list(),
 		Spare: r.o.Spare,
-		Plan:  r.plan, States: r.states.all(), Record: r.record,
+		Plan:  r.plan, States: r.memory.states.all(), Record: r.record,
 	}
+}
+
+// keep adds to what the report shows of namespaces that no harmless check has
+// looked at.
+func (r *run) keep(states map[string]*probe.State) {
+	for name, st := range states {
+		// The state that is there stays, and what makes it cannot fail.
+		_, _ = r.memory.states.get(name, func() (*probe.State, error) { return st, nil })
+	}
+}
+
+// memory is what checks measure once.
+type memory struct {
+	states memos[*probe.State]
+	shared memos[any]
 }
 
 // memos keeps values that are made once, by name. What could not be made is
@@ -328,9 +359,6 @@ func (r *run) results(list []Result, started time.Time) *Results {
 type memos[T any] struct {
 	mu sync.Mutex
 	m  map[string]*memo[T]
-	// kept holds what was forgotten, for the report: the verdicts that were
-	// reached without disturbing the lab rest on it.
-	kept map[string]T
 }
 
 type memo[T any] struct {
@@ -376,24 +404,14 @@ func (ms *memos[T]) drop(name string) (value T, there bool) {
 	return m.value, m.made
 }
 
-func (ms *memos[T]) forget() {
-	all := ms.all()
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	ms.m, ms.kept = nil, all
-}
-
-// all returns every value, of those that were made again the first.
+// all returns every value.
 func (ms *memos[T]) all() map[string]T {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	out := maps.Clone(ms.kept)
-	if out == nil {
-		out = map[string]T{}
-	}
+	out := map[string]T{}
 	for name, m := range ms.m {
 		m.mu.Lock()
-		if _, have := out[name]; m.made && !have {
+		if m.made {
 			out[name] = m.value
 		}
 		m.mu.Unlock()

@@ -28,7 +28,7 @@ func check(id string, run func(context.Context, *suite.Env) error) suite.Check {
 
 func pass(context.Context, *suite.Env) error { return nil }
 
-func newSuite(t *testing.T, checks ...suite.Check) *suite.Suite {
+func newSuite(t testing.TB, checks ...suite.Check) *suite.Suite {
 	t.Helper()
 	s, err := suite.New(checks)
 	if err != nil {
@@ -37,7 +37,7 @@ func newSuite(t *testing.T, checks ...suite.Check) *suite.Suite {
 	return s
 }
 
-func run(t *testing.T, lab topology.Lab, o suite.Options, checks ...suite.Check) *suite.Results {
+func run(t testing.TB, lab topology.Lab, o suite.Options, checks ...suite.Check) *suite.Results {
 	t.Helper()
 	r, err := newSuite(t, checks...).Run(t.Context(), lab, o)
 	if err != nil {

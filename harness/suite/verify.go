@@ -50,6 +50,8 @@ type Verification struct {
 	// file does not hold as the report shows them.
 	Frames      int      `json:"frames"`
 	WrongFrames []string `json:"wrongFrames,omitempty"`
+	// Damaged names files of the evidence that are not those that were written.
+	Damaged []string `json:"damaged,omitempty"`
 }
 
 // Count returns how many checks have the standing.
@@ -64,10 +66,10 @@ func (v *Verification) Count(s Standing) int {
 }
 
 // ExitCode returns 0 if what could be replayed holds, 1 if the evidence
-// contradicts the report, and 3 if nothing could be replayed.
+// contradicts the report or is damaged, and 3 if nothing could be replayed.
 func (v *Verification) ExitCode() int {
 	switch {
-	case v.Count(Contradicted) > 0 || len(v.WrongFrames) > 0:
+	case v.Count(Contradicted) > 0 || len(v.WrongFrames) > 0 || len(v.Damaged) > 0:
 		return 1
 	case v.Count(Holds) == 0:
 		return 3
@@ -81,8 +83,13 @@ func (s *Suite) Verify(ctx context.Context, report *Results) (*Verification, err
 	if report.Plan == nil || report.Record == nil {
 		return nil, errors.New("the report has no plan and no record of what was measured: it was made without --evidence")
 	}
-	r := newRun(ctx, recordedLab{report.Plan}, Options{Spare: report.Spare})
-	r.replay = newReplay(report.Record)
+	replay := newReplay(report.Record)
+	var then limits
+	if err := replay.observed(ctx, limitsKind, &then); err != nil {
+		return nil, fmt.Errorf("the record of what was measured is not whole: %w", err)
+	}
+	r := newRun(ctx, recordedLab{report.Plan}, Options{Timeouts: then.Timeouts, MaxPairs: then.MaxPairs, Spare: report.Spare})
+	r.replay = replay
 	defer r.close()
 	v := &Verification{Lab: report.Lab, Frames: len(report.Frames)}
 	for i := range report.Results {
@@ -106,9 +113,6 @@ func (s *Suite) verify(ctx context.Context, r *run, was *Result) Verified {
 	case i < 0:
 		v.Reason = "this program has no such check"
 		return v
-	case s.checks[i].Disturbs && was.Verdict != NotApplicable:
-		v.Reason = "it changed the lab while it measured"
-		return v
 	}
 	is := r.one(ctx, chosen{Check: s.checks[i]})
 	if lacking := r.lacking(was.ID); lacking != "" {
@@ -116,12 +120,38 @@ func (s *Suite) verify(ctx context.Context, r *run, was *Result) Verified {
 		return v
 	}
 	v.Replayed = is.Verdict
-	if is.Verdict == was.Verdict || is.Verdict == Fail && was.declared() {
+	switch {
+	case is.Verdict != was.Verdict && (is.Verdict != Fail || !was.declared()):
+		v.Standing, v.Reason, v.Findings = Contradicted, is.Reason, is.Findings
+	case is.Evidence != was.Evidence:
+		v.Standing, v.Reason = Contradicted, fmt.Sprintf("what was measured leads to %q", is.Evidence)
+	case !sameFindings(&is, was):
+		v.Standing, v.Reason, v.Findings = Contradicted, "it leads to other findings", is.Findings
+	default:
 		v.Standing = Holds
-		return v
 	}
-	v.Standing, v.Reason, v.Findings = Contradicted, is.Reason, is.Findings
 	return v
+}
+
+// sameFindings reports whether both have the same, in whichever order. Where
+// there are more than a result holds, which those are is left to chance.
+func sameFindings(a, b *Result) bool {
+	if len(a.Findings) != len(b.Findings) || a.More != b.More {
+		return false
+	}
+	if a.More > 0 {
+		return true
+	}
+	return slices.Equal(sortedFindings(a), sortedFindings(b))
+}
+
+func sortedFindings(r *Result) []string {
+	var out []string
+	for _, f := range r.Findings {
+		out = append(out, f.String())
+	}
+	slices.Sort(out)
+	return out
 }
 
 // declared reports whether the verdict stands for a fail that was declared

@@ -51,6 +51,14 @@ func TestWalk6(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a pod's own hop limit", func(t *testing.T) {
+		lab := labtest.Up(t, labtest.DualPlan(2, 1, 1500))
+		lab.Exec(t, "master-pod-1", "sysctl", "-qw", "net.ipv6.conf.eth0.hop_limit=32")
+		r := run(t, lab, "master-pod-1", "node-1-pod-1", walk.Options{IPv6: true})
+		if r.Verdict != walk.Arrived || r.Packet.TTL != 32 {
+			t.Errorf("%s with a TTL of %d: %+v", r.Verdict, r.Packet.TTL, r.Divergence)
+		}
+	})
 	t.Run("no IPv6", func(t *testing.T) {
 		_, err := walk.Run(t.Context(), labtest.Up(t, labtest.Plan(2, 1, 1500)), "master-pod-1", "node-1-pod-1", walk.Options{IPv6: true})
 		if err == nil || !strings.Contains(err.Error(), "has no IPv6") {

@@ -109,7 +109,7 @@ func open(ctx context.Context, lab topology.Lab, names []string) (sessions, erro
 var parameters = []string{
 	"net/ipv4/ip_forward", "net/ipv4/icmp_echo_ignore_all", "net/ipv4/ip_default_ttl",
 	"net/ipv4/conf/*/rp_filter", "net/ipv4/conf/*/forwarding",
-	"net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/hop_limit", "net/ipv6/icmp/echo_ignore_all",
+	"net/ipv6/conf/all/forwarding", "net/ipv6/conf/*/hop_limit", "net/ipv6/icmp/echo_ignore_all",
 }
 
 // gather dumps every namespace's state.

@@ -184,6 +184,9 @@ func (w *run) predict(ctx context.Context) error {
 		usual := "net/ipv4/ip_default_ttl"
 		if w.o.IPv6 {
 			usual = "net/ipv6/conf/all/hop_limit"
+			if r.From.Node != r.From.Name { // a pod has one way out, and each interface its own
+				usual = "net/ipv6/conf/eth0/hop_limit"
+			}
 		}
 		if ttl, err = strconv.Atoi(w.net.Spaces[r.From.Name].Sysctls[usual]); err != nil {
 			ttl = 64

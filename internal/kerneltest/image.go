@@ -22,7 +22,7 @@ import (
 // machine lacks, the guest lacks too. Busybox serves everything else.
 func tools() []string {
 	return []string{
-		"arping", "awk", "bash", "bridge", "brctl", "busybox", "cat", "dash", "ethtool", "grep", "ifconfig", "ip", "iptables", "iptables-restore",
+		"arping", "awk", "bash", "bridge", "brctl", "busybox", "cat", "dash", "ethtool", "grep", "ifconfig", "ip", "ip6tables", "ip6tables-restore", "ip6tables-save", "iptables", "iptables-restore",
 		"iptables-save", "ls", "netstat", "nft", "nsenter", "ping", "ps", "route", "sed", "sleep", "ss", "stat", "sysctl", "tc", "tcpdump",
 		"timeout", "unshare", "wg", "xtables-nft-multi",
 	}

@@ -23,6 +23,8 @@ func suites() []suite {
 		{"agent", "^(TestIPIP|TestIPsec|TestWireGuard)"},
 		{"agent/datapath", "."},
 		{"labs", "^TestLabs$/^(ipip|ipsec|wireguard)$"},
+		{"cmd/overlab", "^TestDiffOfLabs$/^(ipip|ipsec|wireguard)$"},
+		{"cmd/overlab", "^TestMutation$/^ipsec$"},
 		{"labs", "^TestExercises$/^(ipip|ipsec|wireguard)$"},
 	}
 }

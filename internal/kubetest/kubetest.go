@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -78,8 +79,13 @@ func serve(t testing.TB, p program, admin, agent *rest.Config) *Server {
 	return s
 }
 
-// Stop ends the server and keeps what it has stored.
-func (s *Server) Stop() { s.program.stop() }
+// Stop ends the server and keeps what it has stored. No request goes out by a
+// connection of before: net/http gives up a PATCH whose connection has ended.
+func (s *Server) Stop() {
+	s.program.stop()
+	s.client.Client.CloseIdleConnections() // where the transport is net/http's own
+	utilnet.CloseIdleConnectionsFor(s.client.Client.Transport)
+}
 
 // Restart serves again what was stored.
 func (s *Server) Restart(t testing.TB) {

@@ -223,6 +223,8 @@ func (m *module) build(ctx context.Context, step, ldflags, output string, packag
 			m.progress(Progress{Step: step, Detail: fmt.Sprintf("%d packages compiled", compiled)})
 		}
 	}
+	// A line that is longer than the scanner takes must not keep go waiting.
+	_, _ = io.Copy(&said, stderr) // cmd.Wait tells of a failure
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("go build: %w: %s", err, tail(said.Bytes()))
 	}

@@ -26,3 +26,11 @@ func Write(path string, mode os.FileMode, content func(*os.File) error) (err err
 	}
 	return os.Rename(f.Name(), path)
 }
+
+// WriteBytes is Write of a content that is at hand.
+func WriteBytes(path string, mode os.FileMode, content []byte) error {
+	return Write(path, mode, func(f *os.File) error {
+		_, err := f.Write(content)
+		return err
+	})
+}

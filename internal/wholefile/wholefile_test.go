@@ -33,6 +33,12 @@ func TestWrite(t *testing.T) {
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o400 {
 		t.Errorf("%v, %v", st.Mode(), err)
 	}
+	if err := WriteBytes(path, 0o400, []byte("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = os.ReadFile(path); err != nil || string(text) != "bytes" {
+		t.Errorf("%q, %v", text, err)
+	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("beside the file: %v, %v", left, err)
 	}

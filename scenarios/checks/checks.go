@@ -4,11 +4,9 @@
 package checks
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/overlab/overlab/harness/suite"
 	"github.com/overlab/overlab/topology"
@@ -61,7 +59,7 @@ func All() []suite.Check {
 		natChecks(), []suite.Check{forwardCheck()},
 		securityChecks(), cniChecks(), performanceChecks(),
 		resilienceChecks(), []suite.Check{orderCheck(), scaleCheck()},
-		overlayMTU6(), overIPv6(of4),
+		overlayMTU6(), overIPv6(slices.Concat(of4, hostChecks(), outerChecks(), pathMTUChecks(), natChecks(), resilienceChecks())),
 	)
 }
 
@@ -133,15 +131,6 @@ func podNames(p *topology.Plan) []string {
 		names[i] = pod.Name
 	}
 	return names
-}
-
-// pause waits between two looks at what is to come; its error is ctx's.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-	return ctx.Err()
 }
 
 // count says how many there are, as "1 node" or "3 nodes".

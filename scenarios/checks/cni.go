@@ -57,10 +57,10 @@ type attachments struct {
 	env     *suite.Env
 	node    *topology.Node
 	session *probe.Session
-	runtime *cni.Runtime
-	// list and path are those of the node.
-	list []byte
-	path []string
+	// network is the one that containers are wired to.
+	network *network
+	// plugins are the node's own.
+	plugins plugins
 	// before is what the node had.
 	before []string
 
@@ -71,13 +71,9 @@ type attachments struct {
 // newAttachments opens the configuration of the first node with pods. At the end
 // of the check every container is unwired and the node compared with before.
 func newAttachments(ctx context.Context, env *suite.Env) (*attachments, error) {
-	host, ok := env.Lab().(suite.PluginHost)
-	if !ok {
-		return nil, suite.NotApplicablef("this lab does not say which CNI plugins its nodes have")
-	}
 	a := &attachments{env: env, node: nodesWithPods(env.Plan())[0]}
 	var err error
-	if a.list, a.path, err = host.Plugins(a.node.Name); err != nil {
+	if a.plugins, err = pluginsOf(ctx, env, a.node.Name); err != nil {
 		return nil, err
 	}
 	if a.session, err = env.Session(ctx, a.node.Name); err != nil {
@@ -86,25 +82,11 @@ func newAttachments(ctx context.Context, env *suite.Env) (*attachments, error) {
 	if a.before, err = a.snapshot(ctx); err != nil {
 		return nil, err
 	}
-	if a.runtime, err = a.open(a.list); err != nil {
+	if a.network, err = openNetwork(ctx, env, a.node.Name, a.plugins.List, a.plugins.Path); err != nil {
 		return nil, err
 	}
 	env.Restore("the network of "+a.node.Name, a.undo)
 	return a, nil
-}
-
-// open opens a list for the node's plugins.
-func (a *attachments) open(list []byte) (*cni.Runtime, error) {
-	ns, err := a.env.Lab().Namespace(a.node.Name)
-	if err != nil {
-		return nil, err
-	}
-	r, err := cni.Open(ns, list, a.path)
-	if err != nil {
-		return nil, err
-	}
-	a.env.Restore("the folder of CNI results", func(context.Context) error { return r.Close() })
-	return r, nil
 }
 
 // unwire unwires what the check has wired.
@@ -120,7 +102,7 @@ func (a *attachments) unwire(ctx context.Context) error {
 		}
 	}
 	return suite.Each(there, func(c *cni.Container) error {
-		return errors.Join(a.runtime.Del(ctx, c), c.Close())
+		return errors.Join(a.network.del(ctx, c), c.Close())
 	})
 }
 
@@ -168,8 +150,8 @@ func (a *attachments) undo(ctx context.Context) error {
 }
 
 // container makes a container, which the end of the check unwires.
-func (a *attachments) container() (*cni.Container, error) {
-	c, err := cni.NewContainer()
+func (a *attachments) container(ctx context.Context) (*cni.Container, error) {
+	c, err := newContainer(ctx, a.env)
 	if err == nil {
 		a.mu.Lock()
 		a.there = append(a.there, c)
@@ -180,16 +162,16 @@ func (a *attachments) container() (*cni.Container, error) {
 
 // add makes a container and wires it.
 func (a *attachments) add(ctx context.Context) (*cni.Container, *types100.Result, error) {
-	c, err := a.container()
+	c, err := a.container(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	result, err := a.runtime.Add(ctx, c)
+	result, err := a.network.add(ctx, c)
 	return c, result, err
 }
 
 // where names the network of the node.
-func (a *attachments) where() string { return a.node.Name + ", network " + a.runtime.Name() }
+func (a *attachments) where() string { return a.node.Name + ", network " + a.network.name }
 
 // cniFiles is where plugins keep what they know of containers.
 const cniFiles = "/var/lib/cni"
@@ -254,23 +236,18 @@ func difference(before, after []string) string {
 // that the kernel takes to end the links of a namespace that is gone.
 func (a *attachments) expectUnchanged(ctx context.Context, before []string, when string) error {
 	limits := a.env.Timeouts()
-	for deadline := time.Now().Add(limits.Reply * time.Duration(limits.Tries)); ; {
+	last := ""
+	same, err := a.env.Poll(ctx, "the node "+when, limits.Reply*time.Duration(limits.Tries), 20*time.Millisecond, func(ctx context.Context) (bool, error) {
 		after, err := a.snapshot(ctx)
-		if err != nil {
-			return err
+		if err == nil {
+			last = difference(before, after)
 		}
-		d := difference(before, after)
-		if d == "" {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			a.env.Fail(a.where()+", "+when, "the node's links, routes and files of before", d)
-			return nil
-		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
-			return err
-		}
+		return err == nil && last == "", err
+	})
+	if err == nil && !same {
+		a.env.Fail(a.where()+", "+when, "the node's links, routes and files of before", last)
 	}
+	return err
 }
 
 // addressOfResult is the first IPv4 address of a result.
@@ -297,7 +274,7 @@ func concurrentADDs(ctx context.Context, a *attachments) error {
 	holders := map[netip.Addr]string{}
 	var wg sync.WaitGroup
 	var errs []error
-	began := time.Now()
+	began := a.env.Now(ctx)
 	for range concurrent {
 		wg.Go(func() {
 			c, result, err := a.add(ctx)
@@ -321,7 +298,7 @@ func concurrentADDs(ctx context.Context, a *attachments) error {
 	if len(errs) > 0 {
 		a.env.Fail(a.where(), fmt.Sprintf("%d ADDs that succeed", concurrent), fmt.Sprintf("%d fail, as: %v", len(errs), errs[0]))
 	}
-	a.env.Evidence("%s: %d ADDs at once, %d addresses, in %v", a.where(), concurrent, len(holders), rounded(time.Since(began)))
+	a.env.Evidence("%s: %d ADDs at once, %d addresses, in %v", a.where(), concurrent, len(holders), rounded(a.env.Now(ctx).Sub(began)))
 	return nil
 }
 
@@ -335,7 +312,7 @@ func released(ctx context.Context, a *attachments) error {
 	if err != nil {
 		return err
 	}
-	if err := a.runtime.Del(ctx, c); err != nil {
+	if err := a.network.del(ctx, c); err != nil {
 		a.env.Fail(a.where(), "a DEL that succeeds", err.Error())
 	}
 	left, err := a.session.Files(ctx, cniFiles)
@@ -360,7 +337,7 @@ func resultIsKernel(ctx context.Context, a *attachments) error {
 	if err != nil {
 		return err
 	}
-	session, err := probe.Open(ctx, c.Namespace())
+	session, err := a.env.OpenSession(ctx, c.ID, c.Namespace)
 	if err != nil {
 		return err
 	}
@@ -389,7 +366,7 @@ func resultIsKernel(ctx context.Context, a *attachments) error {
 	eth0 := inside.Link(c.IfName)
 	address := addressOfResult(result)
 	if eth0 == nil || !slices.Contains(eth0.IPv4(), address) {
-		a.env.Fail("container "+c.IfName, "address "+address.String()+", as in ADD's result", fmt.Sprint(addresses(eth0)))
+		a.env.Fail("container "+c.IfName, "address "+address.String()+", as in ADD's result", fmt.Sprint(addresses(a.env.Plan(), eth0)))
 	}
 	for _, r := range result.Routes {
 		dst, ok := netip.AddrFromSlice(r.Dst.IP.To4())
@@ -417,7 +394,7 @@ func repeatedDEL(ctx context.Context, a *attachments) error {
 		return err
 	}
 	for _, when := range []string{"the first DEL", "a second DEL"} {
-		if err := a.runtime.Del(ctx, c); err != nil {
+		if err := a.network.del(ctx, c); err != nil {
 			a.env.Fail(a.where()+", "+when, "success", err.Error())
 		}
 	}
@@ -425,10 +402,10 @@ func repeatedDEL(ctx context.Context, a *attachments) error {
 	if err != nil {
 		return err
 	}
-	if err := gone.Close(); err != nil {
+	if err := abandon(ctx, a.env, gone); err != nil {
 		return err
 	}
-	if err := a.runtime.Del(ctx, gone); err != nil {
+	if err := a.network.del(ctx, gone); err != nil {
 		a.env.Fail(a.where()+", DEL without the namespace", "success", err.Error())
 	}
 	a.env.Evidence("%s: DEL, again, and without the namespace", a.where())
@@ -446,7 +423,7 @@ func failedADD(ctx context.Context, a *attachments) error {
 	if err != nil {
 		return err
 	}
-	taken, err := a.container()
+	taken, err := a.container(ctx)
 	if err != nil {
 		return err
 	}
@@ -454,8 +431,12 @@ func failedADD(ctx context.Context, a *attachments) error {
 	nowhere.ID, nowhere.Path = c.ID+"-nowhere", "/proc/self/fd/nothing"
 	occupied := *c
 	occupied.ID = taken.ID // another container, whose eth0 is there
-	for what, broken := range map[string]*cni.Container{"of no namespace": &nowhere, "of a link that is there": &occupied} {
-		if _, err := a.runtime.Add(ctx, broken); err == nil {
+	for _, broken := range []*cni.Container{&nowhere, &occupied} {
+		what := "of no namespace"
+		if broken == &occupied {
+			what = "of a link that is there"
+		}
+		if _, err := a.network.add(ctx, broken); err == nil {
 			a.env.Fail(a.where()+", ADD "+what, "an error", "success")
 		}
 		if err := a.expectUnchanged(ctx, before, "after ADD "+what); err != nil {
@@ -468,17 +449,17 @@ func failedADD(ctx context.Context, a *attachments) error {
 
 // damage takes the address off a container's link.
 func damage(ctx context.Context, a *attachments) error {
-	if a.runtime.Version() < "0.4.0" {
-		return suite.NotApplicablef("the list's cniVersion %s has no CHECK", a.runtime.Version())
+	if a.network.version < "0.4.0" {
+		return suite.NotApplicablef("the list's cniVersion %s has no CHECK", a.network.version)
 	}
 	c, _, err := a.add(ctx)
 	if err != nil {
 		return err
 	}
-	if err := a.runtime.Check(ctx, c); err != nil {
+	if err := a.network.check(ctx, c); err != nil {
 		a.env.Fail(a.where()+", CHECK after ADD", "success", err.Error())
 	}
-	session, err := probe.Open(ctx, c.Namespace())
+	session, err := a.env.OpenSession(ctx, c.ID, c.Namespace)
 	if err != nil {
 		return err
 	}
@@ -494,7 +475,7 @@ func damage(ctx context.Context, a *attachments) error {
 	if err := session.Change(ctx, probe.Change{Delete: true, Route: &inside.Routes[k]}); err != nil {
 		return err
 	}
-	err = a.runtime.Check(ctx, c)
+	err = a.network.check(ctx, c)
 	if err == nil {
 		a.env.Fail(a.where()+", CHECK of a container without its default route", "an error", "success")
 		err = errors.New("nothing")
@@ -511,7 +492,7 @@ var errNoSeparate = errors.New("the plugin has its subnet from elsewhere than fl
 // name, bridge and files, and a subnet file that has these lines.
 func (a *attachments) separate(ctx context.Context, subnet string) error {
 	var list map[string]any
-	if err := json.Unmarshal(a.list, &list); err != nil {
+	if err := json.Unmarshal(a.plugins.List, &list); err != nil {
 		return fmt.Errorf("read the CNI configuration: %w", err)
 	}
 	const folder, link = "/run/overlab-check", "ovlchk0"
@@ -543,7 +524,7 @@ func (a *attachments) separate(ctx context.Context, subnet string) error {
 	if err != nil {
 		return err
 	}
-	a.runtime, err = a.open(text)
+	a.network, err = openNetwork(ctx, a.env, a.node.Name, text, a.plugins.Path)
 	return err
 }
 
@@ -622,17 +603,17 @@ const (
 )
 
 func notReady(ctx context.Context, a *attachments) error {
-	if a.runtime.Version() < "1.1.0" {
-		return suite.NotApplicablef("the list's cniVersion %s has no STATUS", a.runtime.Version())
+	if a.network.version < "1.1.0" {
+		return suite.NotApplicablef("the list's cniVersion %s has no STATUS", a.network.version)
 	}
-	if err := a.runtime.Status(ctx); err != nil {
+	if err := a.network.status(ctx); err != nil {
 		a.env.Fail(a.where()+", STATUS", "success", err.Error())
 	}
 	if err := a.separate(ctx, ""); err != nil {
 		return notApplicable(err)
 	}
-	err := a.runtime.Status(ctx)
-	if code := cni.Code(err); code != notAvailable && code != limited {
+	err := a.network.status(ctx)
+	if code := codeOf(err); code != notAvailable && code != limited {
 		a.env.Fail(a.where()+", STATUS without a subnet file", "an error of code 50 or 51", fmt.Sprintf("code %d: %v", code, err))
 	}
 	a.env.Evidence("%s: STATUS without a subnet file: %v", a.where(), err)
@@ -640,8 +621,8 @@ func notReady(ctx context.Context, a *attachments) error {
 }
 
 func garbage(ctx context.Context, a *attachments) error {
-	if a.runtime.Version() < "1.1.0" {
-		return suite.NotApplicablef("the list's cniVersion %s has no GC", a.runtime.Version())
+	if a.network.version < "1.1.0" {
+		return suite.NotApplicablef("the list's cniVersion %s has no GC", a.network.version)
 	}
 	if err := a.separate(ctx, smallSubnet); err != nil {
 		return notApplicable(err)
@@ -654,10 +635,10 @@ func garbage(ctx context.Context, a *attachments) error {
 	if err != nil {
 		return err
 	}
-	if err := stale.Close(); err != nil { // it died, and no DEL came
+	if err := abandon(ctx, a.env, stale); err != nil { // it died, and no DEL came
 		return err
 	}
-	if err := a.runtime.GC(ctx, kept); err != nil {
+	if err := a.network.gc(ctx, kept); err != nil {
 		a.env.Fail(a.where()+", GC", "success", err.Error())
 	}
 	files, err := a.session.Files(ctx, "/run/overlab-check/networks")

@@ -11,13 +11,13 @@ import (
 )
 
 // overIPv6 makes DS-01 of the checks that judge IPv4: each core check again,
-// under its own name behind DS-01's, by the plan as IPv6 sees it. Those that
-// disturb the lab are left out: what they alter and restart serves both
-// families at once.
+// under its own name behind DS-01's, by the plan as IPv6 sees it, and those of
+// what an overlay must survive whatever their level.
 func overIPv6(all []suite.Check) []suite.Check {
 	var out []suite.Check
 	for _, c := range all {
-		if cmp.Or(c.Level, suite.Core) != suite.Core || c.Disturbs || !carriesIPv6(c) {
+		survives := slices.Contains(c.Profiles, resilience)
+		if cmp.Or(c.Level, suite.Core) != suite.Core && !survives || !carriesIPv6(c) || slices.Contains(onlyIPv4(), c.ID) {
 			continue
 		}
 		c.ID, c.Level, c.OverIPv6 = "DS-01/"+c.ID, suite.Extended, true
@@ -27,6 +27,15 @@ func overIPv6(all []suite.Check) []suite.Check {
 		out = append(out, c)
 	}
 	return out
+}
+
+// onlyIPv4 are those that IPv6 has no part in, or which read IPv4's headers: with
+// a link go IPv6's addresses, which are not the agent's to restore (RS-07);
+// nothing fragments IPv6 on its way (MTU-05, WF-07); what the links have, both
+// families share (MTU-06); TCP's segments, an outer source port and forged or
+// marked packets are judged by IPv4's alone (MTU-04, WF-05, NT-03, NT-04).
+func onlyIPv4() []string {
+	return []string{"RS-07", "MTU-04", "MTU-05", "MTU-06", "WF-05", "WF-07", "NT-03", "NT-04"}
 }
 
 // carriesIPv6 reports whether a check judges IPv4, and by a backend that has

@@ -3,6 +3,7 @@ package checks_test
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/overlab/overlab/harness/suite"
@@ -17,15 +18,15 @@ func TestSoundDualStack(t *testing.T) {
 		backend string
 		passed  int
 	}{
-		"vxlan":   {"vxlan", 59},
-		"host-gw": {"host-gw", 32},
+		"vxlan":   {"vxlan", 66},
+		"host-gw": {"host-gw", 35},
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan := labtest.DualPlan(3, 2, 1500)
 			plan.Network.Backend.Type = c.backend
 			lab := labtest.Up(t, plan)
 			startStore(t, lab)
-			r := run(t, lab, suite.Options{}, append(slices.Clone(withoutAgents), "MTU-07", "DS")...)
+			r := run(t, lab, suite.Options{}, append(slices.Clone(withoutAgents), "MTU-07", "DS-01/(NM|TTL|DP|CP|WF|MTU|BE)")...)
 			for _, res := range r.Results {
 				t.Log(res.ID, res.Verdict, res.Evidence, res.Reason)
 				if res.Verdict != suite.Pass && res.Verdict != suite.NotApplicable {
@@ -227,6 +228,54 @@ func dualFaults() []fault {
 			want: "node-1 flannel-v6.1: expected mtu 1430, seen flannel-v6.1 has mtu 1400",
 		},
 		{
+			name: "a node speaks to its pods from its underlay address", check: "DS-01/NM-03",
+			brk:  []string{"node-1: ip -6 route add fd00:10:244:1::/64 dev cni0 src fd00:172:16:1::9 metric 5"},
+			mend: []string{"node-1: ip -6 route del fd00:10:244:1::/64 dev cni0 metric 5"},
+			want: "node-1 > node-1-pod-1 (node-1) fd00:10:244:1::2: expected seen as fd00:10:244:1::1, answered by fd00:10:244:1::2, seen seen as fd00:172:16:1::9",
+		},
+		{
+			name: "a node has no overlay address", check: "DS-01/NM-04",
+			brk:  []string{"node-1: ip -6 route add fd00:10:244:2::/64 via fd00:10:244:2:: dev flannel-v6.1 onlink src fd00:172:16:1::9 metric 5"},
+			mend: []string{"node-1: ip -6 route del fd00:10:244:2::/64 dev flannel-v6.1 metric 5"},
+			want: "fd00:10:244:2::3: expected seen as fd00:10:244:1::, answered by fd00:10:244:2::3, seen seen as fd00:172:16:1::9",
+		},
+		{
+			name: "a node's own packets do not leave", check: "DS-01/NM-05",
+			brk:  []string{"node-1: " + table6, "node-1: " + filterChain6("output"), "node-1: nft add rule ip6 t c oifname flannel-v6.1 drop"},
+			mend: []string{"node-1: " + noTable6},
+			want: "node-1 > master-pod-1 (master) fd00:10:244::2: expected a reply, seen ",
+		},
+		{
+			name: "a node masquerades what pods say", check: "DS-01/NM-06",
+			brk:  []string{"node-1: " + table6, "node-1: nft add chain ip6 t c { type nat hook postrouting priority 100 ; }", "node-1: nft add rule ip6 t c oifname flannel-v6.1 masquerade"},
+			mend: []string{"node-1: " + noTable6},
+			want: "node-1-pod-1 > master-pod-1 fd00:10:244::2: expected seen as fd00:10:244:1::2, answered by fd00:10:244::2, seen seen as fd00:10:244:1::,",
+		},
+		{
+			name: "a wrong checksum", check: "DS-01/WF-06",
+			brk:  []string{"node-1: " + table6, "node-1: " + filterChain6("output"), "node-1: nft add rule ip6 t c udp dport 8472 udp checksum set 0x1234"},
+			mend: []string{"node-1: " + noTable6},
+			want: "expected outer UDP checksum none",
+		},
+		{
+			name: "ICMP errors are dropped", check: "DS-01/MTU-03",
+			brk:  []string{"node-1: " + table6, "node-1: " + filterChain6("output"), "node-1: nft add rule ip6 t c icmpv6 type packet-too-big drop"},
+			mend: []string{"node-1: " + noTable6},
+			want: "node-1-pod-1 (node-1) > fd00:10:244:2::2, 1500 bytes with DF: expected ICMPv6 2/0 packet too big, mtu 1430, seen no answer",
+		},
+		{
+			name: "a node masquerades between pods", check: "DS-01/NT-01",
+			brk:  []string{"node-1: " + table6, "node-1: nft add chain ip6 t c { type nat hook postrouting priority srcnat ; }", "node-1: nft add rule ip6 t c oifname flannel-v6.1 masquerade"},
+			mend: []string{"node-1: " + noTable6},
+			want: "node-1-pod-1 (node-1) > node-2-pod-1 (node-2) fd00:10:244:2::2: expected source fd00:10:244:1::2, seen source fd00:10:244:1::",
+		},
+		{
+			name: "a rule is missing", check: "DS-01/NT-02", plan: masquerading, setup: masqueradeRules6("ip6 saddr fd00:10:244::/48 ip6 daddr != fd00:10:244::/48 masquerade"),
+			brk:  []string{"node-1: nft flush chain ip6 m c"},
+			mend: masqueradeRules6("ip6 saddr fd00:10:244::/48 ip6 daddr != fd00:10:244::/48 masquerade"), both: true,
+			want: "node-1-pod-1 (node-1) > master fd00:172:16:1::8: expected seen as fd00:172:16:1::9, answered by fd00:172:16:1::8, seen ",
+		},
+		{
 			name: "large packets vanish", check: "MTU-07",
 			brk:  []string{"node-1: " + table6, "node-1: " + filterChain6("postrouting"), "node-1: nft add rule ip6 t c oif ens3 ip6 length > 1400 drop"},
 			mend: []string{"node-1: " + noTable6},
@@ -255,4 +304,13 @@ func dualBackendFaults() []fault {
 			want: "node-1:ens3: echo request of node-1-pod-1 > fd00:10:244:2::2: expected bare ICMP, seen UDP fd00:172:16:1::9 > fd00:172:16:1::a.8472, VXLAN, flags [I] (0x08), vni 1",
 		},
 	}
+}
+
+// masqueradeRules6 are those of masqueradeRules for IPv6.
+func masqueradeRules6(rules ...string) []string {
+	var out []string
+	for _, c := range masqueradeRules(rules...) {
+		out = append(out, strings.Replace(c, "ip m", "ip6 m", 1))
+	}
+	return out
 }

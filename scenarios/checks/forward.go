@@ -35,11 +35,7 @@ func forwardDrops(ctx context.Context, env *suite.Env) error {
 		if n.Agent.ByHand {
 			continue // nobody was asked to write its rules
 		}
-		ns, err := env.Lab().Namespace(n.Name)
-		if err != nil {
-			return err
-		}
-		text, err := iptables(ctx, ns, "-S", "FORWARD")
+		text, err := iptables(ctx, env, n.Name, "-S", "FORWARD")
 		if err != nil {
 			return err
 		}
@@ -48,10 +44,10 @@ func forwardDrops(ctx context.Context, env *suite.Env) error {
 			policy = f[2]
 		}
 		env.Restore(n.Name+"'s policy of FORWARD", func(ctx context.Context) error {
-			_, err := iptables(ctx, ns, "-P", "FORWARD", policy)
+			_, err := iptables(ctx, env, n.Name, "-P", "FORWARD", policy)
 			return err
 		})
-		if _, err := iptables(ctx, ns, "-P", "FORWARD", "DROP"); err != nil {
+		if _, err := iptables(ctx, env, n.Name, "-P", "FORWARD", "DROP"); err != nil {
 			return err
 		}
 	}
@@ -78,7 +74,17 @@ func forwardDrops(ctx context.Context, env *suite.Env) error {
 }
 
 // iptables runs the program of that name on a node.
-func iptables(ctx context.Context, ns topology.Namespace, args ...string) (string, error) {
+func iptables(ctx context.Context, env *suite.Env, node string, args ...string) (string, error) {
+	return suite.Observe(ctx, env, "iptables "+strings.Join(args, " ")+" on "+node, func() (string, error) {
+		ns, err := env.Lab().Namespace(node)
+		if err != nil {
+			return "", err
+		}
+		return runIptables(ctx, ns, args...)
+	})
+}
+
+func runIptables(ctx context.Context, ns topology.Namespace, args ...string) (string, error) {
 	var out, said bytes.Buffer
 	code, err := ns.Run(ctx, topology.Process{Argv: append([]string{"iptables", "-w"}, args...), Stdout: &out, Stderr: &said})
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) || code == 127 {

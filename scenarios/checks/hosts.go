@@ -135,7 +135,7 @@ func hostSources(ctx context.Context, env *suite.Env) ([]string, error) {
 	}
 	var own []netip.Addr
 	for i := range st.Links {
-		for _, a := range st.Links[i].IPv4() {
+		for _, a := range st.Links[i].AddressesLike(plan.Network.Network.Addr()) {
 			own = append(own, a.Addr())
 		}
 	}
@@ -171,8 +171,9 @@ func ownAddress(ctx context.Context, env *suite.Env) error {
 	good, tried := 0, 0
 	err = suite.Each(plan.Pods, func(p topology.Pod) error {
 		l := states[p.Name].Link("eth0")
-		if l == nil || len(l.IPv4()) != 1 {
-			env.Fail(p.Name+" eth0", "one IPv4 address", fmt.Sprint(addresses(l)))
+		own := addresses(plan, l)
+		if len(own) != 1 {
+			env.Fail(p.Name+" eth0", "one address", fmt.Sprint(own))
 			return nil
 		}
 		for _, o := range observers(plan, p) {
@@ -180,7 +181,7 @@ func ownAddress(ctx context.Context, env *suite.Env) error {
 			if err != nil {
 				return err
 			}
-			ok := env.Expect(fmt.Sprintf("%s > %s %s", p.Name, o.name, o.address), reply, match.BeSeenAs(l.IPv4()[0].Addr(), o.address))
+			ok := env.Expect(fmt.Sprintf("%s > %s %s", p.Name, o.name, o.address), reply, match.BeSeenAs(own[0].Addr(), o.address))
 			mu.Lock()
 			tried++
 			if ok {
@@ -194,11 +195,12 @@ func ownAddress(ctx context.Context, env *suite.Env) error {
 	return err
 }
 
-func addresses(l *probe.Link) []netip.Prefix {
+// addresses are a link's of the plan's family.
+func addresses(plan *topology.Plan, l *probe.Link) []netip.Prefix {
 	if l == nil {
 		return nil
 	}
-	return l.IPv4()
+	return l.AddressesLike(plan.Network.Network.Addr())
 }
 
 // observer is who tells a pod which address it sees.

@@ -31,7 +31,7 @@ func encryptedByESP(ctx context.Context, env *suite.Env) error {
 	flows := ringOfFlows(plan)
 	pings := make([]suite.Ping, len(flows))
 	for i, f := range flows {
-		pings[i] = suite.Ping{From: f.from, Ping: probe.Ping{Dst: f.to, DF: true, ID: uuid.New()}}
+		pings[i] = suite.Ping{From: f.from, Ping: probe.Ping{Dst: f.to, DF: true, ID: env.NewID(ctx)}}
 	}
 	var pongs []probe.Pong
 	seen, err := env.Capture(ctx, list, func(ctx context.Context) (err error) {

@@ -100,7 +100,10 @@ const stale = "OVERLAB_STALE=true\n"
 // watches how the agent, restarted, writes it. It returns that in words. A
 // plugin that reads a file which is changed in place can read half of it.
 func subnetFileReplaced(ctx context.Context, env *suite.Env, n *topology.Node) (string, error) {
-	restarter, can := env.Lab().(suite.AgentRestarter)
+	can, err := canRestart(ctx, env)
+	if err != nil {
+		return "", err
+	}
 	if !can {
 		return "not seen written: this lab cannot restart agents", nil
 	}
@@ -125,27 +128,24 @@ func subnetFileReplaced(ctx context.Context, env *suite.Env, n *topology.Node) (
 	if err := s.WriteFile(ctx, subnetFile, append(bytes.Clone(before), stale...)); err != nil {
 		return "", err
 	}
-	watch, err := s.WatchFile(subnetFile)
+	watch, err := env.WatchFile(ctx, n.Name, subnetFile)
 	if err != nil {
 		return "", err
 	}
-	defer watch.Close() // it only looked
-	restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
-	defer cancel()
-	if err := restarter.RestartAgent(restarting, n.Name); err != nil {
-		return "", fmt.Errorf("restart the agent of %s: %w", n.Name, err)
+	defer watch.Close()
+	if err := restartAgent(ctx, env, n.Name); err != nil {
+		return "", err
 	}
-	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
-	defer cancel()
-	for !read(waiting) {
-		if pause(waiting, 5*time.Millisecond) != nil {
-			break
-		}
+	_, err = env.Poll(ctx, subnetFile, env.Timeouts().Converge, 5*time.Millisecond, func(ctx context.Context) (bool, error) {
+		return read(ctx), nil
+	})
+	if err != nil {
+		return "", err
 	}
-	how, err := watch.Written()
+	how, err := watch.Written(ctx)
 	switch {
 	case err != nil:
-		return "", suite.Inconclusivef("%v", err)
+		return "", err
 	case how.InPlace:
 		env.Fail(n.Name+" "+subnetFile, "a whole file that takes the other's place in one step", "the file was changed in place")
 		return "changed in place by the agent of " + n.Name, nil
@@ -168,14 +168,12 @@ func variables(text []byte) map[string]string {
 
 func leasesAsKernel(ctx context.Context, env *suite.Env) error {
 	plan := env.Plan()
-	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Store)
-	defer cancel()
-	list, err := lease.List(waiting, env.Lab())
-	if err != nil && list == nil {
+	list, malformed, err := storedLeases(ctx, env)
+	if err != nil {
 		return err
 	}
-	if err != nil {
-		env.Fail("the store", "nothing but leases", err.Error())
+	if malformed != nil {
+		env.Fail("the store", "nothing but leases", malformed.Error())
 	}
 	for i, a := range list {
 		for _, b := range list[i+1:] {

@@ -64,10 +64,14 @@ func toldMTU(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
+	beTold := match.BeToldMTU
+	if plan.Is6() {
+		beTold = match.BeToldMTU6
+	}
 	told := 0
 	for i, n := range nodes {
 		where := fmt.Sprintf("%s (%s) > %s, %d bytes with DF", pings[i].From, n.Name, pings[i].Dst, pings[i].Size)
-		if env.Expect(where, pongs[i], match.BeToldMTU(plan.OverlayMTU(n))) {
+		if env.Expect(where, pongs[i], beTold(plan.OverlayMTU(n))) {
 			told++
 		}
 	}

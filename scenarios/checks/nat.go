@@ -61,14 +61,18 @@ func untranslated(ctx context.Context, env *suite.Env) error {
 			pairs = append(pairs, suite.Pair{From: pods[0], To: pods[1]})
 		}
 	}
+	requests := filter.ICMP()
+	if plan.Is6() {
+		requests = filter.ICMPv6()
+	}
 	tapped := map[string]bool{}
 	var points []suite.Point
 	pings := make([]suite.Ping, len(pairs))
 	for i, p := range pairs {
-		pings[i] = suite.Ping{From: p.From.Name, Ping: probe.Ping{Dst: p.To.Address.Addr(), ID: uuid.New()}}
+		pings[i] = suite.Ping{From: p.From.Name, Ping: probe.Ping{Dst: p.To.Address.Addr(), ID: env.NewID(ctx)}}
 		if !tapped[p.To.Name] {
 			tapped[p.To.Name] = true
-			points = append(points, podPoint(p.To, filter.ICMP()))
+			points = append(points, podPoint(p.To, requests))
 		}
 	}
 	seen, err := env.Capture(ctx, points, func(ctx context.Context) error {
@@ -80,7 +84,7 @@ func untranslated(ctx context.Context, env *suite.Env) error {
 	}
 	arrived, good := 0, 0
 	for i, p := range pairs {
-		frames := seen.Find(podPoint(p.To, filter.ICMP()), capture.In, pings[i].ID)
+		frames := seen.Find(podPoint(p.To, requests), capture.In, pings[i].ID)
 		if len(frames) == 0 {
 			continue
 		}
@@ -179,7 +183,7 @@ func outsideAsItIs(ctx context.Context, env *suite.Env) error {
 			if err != nil {
 				return err
 			}
-			ids[i] = uuid.New()
+			ids[i] = env.NewID(ctx)
 			nic, next := states[o.other.Name].Link(o.other.Underlay().Name), states[o.node.Name].Link(o.node.Underlay().Name)
 			if nic == nil || next == nil {
 				return suite.Inconclusivef("%s or %s has no link to the underlay", o.other.Name, o.node.Name)

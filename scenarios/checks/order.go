@@ -28,17 +28,13 @@ func programmedInOrder(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	nodes := withAgents(env.Plan())
-	records := map[string]*probe.Recorder{}
+	records := map[string]*suite.Recording{}
 	for _, n := range nodes {
-		s, err := env.Session(ctx, n.Name)
+		r, err := env.Record(ctx, n.Name)
 		if err != nil {
 			return err
 		}
-		r, err := s.Record()
-		if err != nil {
-			return err
-		}
-		defer r.Close() // it only listened
+		defer r.Close()
 		records[n.Name] = r
 	}
 	took, err := g.join(ctx)
@@ -47,9 +43,9 @@ func programmedInOrder(ctx context.Context, env *suite.Env) error {
 	}
 	inOrder := 0
 	for _, n := range nodes {
-		notices, err := records[n.Name].Notices()
+		notices, err := records[n.Name].Notices(ctx)
 		if err != nil {
-			return suite.Inconclusivef("%v", err)
+			return err
 		}
 		came := arrivalOf(g.lease, notices)
 		switch {
@@ -62,7 +58,7 @@ func programmedInOrder(ctx context.Context, env *suite.Env) error {
 			env.Fail(n.Name+", peer "+g.lease.Key, "first the neighbour, then the FDB entry, then the route", came.String())
 		}
 	}
-	env.Evidence("%d of %s served a new lease of %s in order, within %v", inOrder, count(len(nodes), "node"), g.lease.Subnet, rounded(took))
+	env.Evidence("%d of %s served a new lease of %s in order, within %v", inOrder, count(len(nodes), "node"), g.subnet(), rounded(took))
 	return nil
 }
 

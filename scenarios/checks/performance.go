@@ -62,23 +62,12 @@ func throughput(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	from, to := env.Plan().PodsOn(f.from.Name)[0], env.Plan().PodsOn(f.to.Name)[0]
-	measure := func(from, to string, at netip.Addr) (float64, error) {
-		a, err := env.Session(ctx, from)
-		if err != nil {
-			return 0, err
-		}
-		b, err := env.Session(ctx, to)
-		if err != nil {
-			return 0, err
-		}
-		return a.Throughput(ctx, b, at, measureTime)
-	}
 	var rates [3]float64
 	for i := range rates {
 		if i == 1 {
-			rates[i], err = measure(from.Name, to.Name, to.Address.Addr())
+			rates[i], err = env.Throughput(ctx, from.Name, to.Name, to.Address.Addr(), measureTime)
 		} else {
-			rates[i], err = measure(f.from.Name, f.to.Name, f.to.Underlay().Address.Addr())
+			rates[i], err = env.Throughput(ctx, f.from.Name, f.to.Name, f.to.Underlay().Address.Addr(), measureTime)
 		}
 		if err != nil {
 			return err

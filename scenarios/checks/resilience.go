@@ -26,15 +26,15 @@ func resilienceChecks() []suite.Check {
 		}
 	}
 	return []suite.Check{
-		check("RS-01", "killing and restarting agents loses no packet and no lease", suite.Core, traffic, agentsRestarted),
+		check("RS-01", "killed and restarted agents lose no packet, no lease", suite.Core, traffic, agentsRestarted),
 		alone(check("RS-02", "a node that joins is served by every peer", suite.Core, store, peerJoins)),
 		check("RS-03", "a node that leaves is forgotten by every peer", suite.Core, store, peerLeaves),
 		check("RS-04", "what became stale while an agent was away goes", suite.Extended, append(traffic, suite.WritableLeases), peerLeavesUnseen),
-		check("RS-05", "altered entries are repaired, and cost no packet after it", suite.Extended, traffic, tampering),
+		check("RS-05", "altered entries are repaired, and cost nothing after", suite.Extended, traffic, tampering),
 		check("RS-06", "a deleted overlay device returns, with its peers", suite.Extended, traffic, deviceDeleted),
 		check("RS-07", "what the kernel drops with a link comes back with it", suite.Extended, traffic, linkFlap),
 		check("RS-08", "a peer's new VTEP MAC and address replace the old ones", suite.Core, store, peerChanges),
-		check("RS-09", "without the store traffic goes on, and then all resumes", suite.Extended, append(traffic, suite.EtcdStore), storeOutage),
+		check("RS-09", "without the store traffic goes on, then all resumes", suite.Extended, append(traffic, suite.EtcdStore), storeOutage),
 	}
 }
 
@@ -47,7 +47,7 @@ func alone(c suite.Check) suite.Check {
 // traffic is a flow from a pod of each node to one of the next node.
 type traffic struct {
 	pairs   []suite.Pair
-	streams []*probe.Stream
+	streams []*suite.Flow
 }
 
 // settle is how many datagrams of each flow go by undisturbed before the first
@@ -66,15 +66,7 @@ func startTrafficOf(ctx context.Context, env *suite.Env, nodes []*topology.Node,
 	for i, n := range nodes {
 		next := nodes[(i+1)%len(nodes)]
 		pair := suite.Pair{From: env.Plan().PodsOn(n.Name)[0], To: env.Plan().PodsOn(next.Name)[0]}
-		from, err := env.Session(ctx, pair.From.Name)
-		if err != nil {
-			return nil, err
-		}
-		to, err := env.Session(ctx, pair.To.Name)
-		if err != nil {
-			return nil, err
-		}
-		st, err := from.StartFlow(ctx, to, probe.Flow{To: pair.To.Address.Addr(), Rate: rate, Wait: env.Timeouts().Reply})
+		st, err := env.StartFlow(ctx, pair.From.Name, pair.To.Name, probe.Flow{To: pair.To.Address.Addr(), Rate: rate})
 		if err != nil {
 			return nil, err
 		}
@@ -144,7 +136,7 @@ func entries(plan *topology.Plan, st *probe.State) []string {
 				vx = fmt.Sprintf(" id %d port %d local %s learning %t", v.VNI, v.Port, v.Local, v.Learning)
 			}
 			carrier := l.Oper != "down" && l.Oper != "lower-layer-down"
-			out = append(out, fmt.Sprintf("link %s %s mtu %d up %t carrier %t %v%s", l.Name, l.MAC, l.MTU, l.Up, carrier, l.IPv4(), vx))
+			out = append(out, fmt.Sprintf("link %s %s mtu %d up %t carrier %t %v%s", l.Name, l.MAC, l.MTU, l.Up, carrier, l.AddressesLike(plan.Network.Network.Addr()), vx))
 		}
 	}
 	for _, r := range st.Routes {
@@ -209,12 +201,12 @@ func stateOf(ctx context.Context, env *suite.Env, node string) (*probe.State, er
 // follow waits until no node has anything wrong, and returns how long that
 // took. A node that does not come so far is a finding.
 func follow(ctx context.Context, env *suite.Env, expected string, wrong func(n *topology.Node, st *probe.State) string) (time.Duration, error) {
-	began := time.Now()
+	began := env.Now(ctx)
 	behind, err := await(ctx, env, wrong)
 	for node, seen := range behind {
 		env.Fail(node, expected, fmt.Sprintf("after %v: %s", env.Timeouts().Converge, seen))
 	}
-	return time.Since(began), err
+	return env.Now(ctx).Sub(began), err
 }
 
 // await waits until no node has anything wrong, and returns what is wrong with
@@ -223,25 +215,17 @@ func await(ctx context.Context, env *suite.Env, wrong func(n *topology.Node, st 
 	plan := env.Plan()
 	var mu sync.Mutex
 	behind = map[string]string{}
-	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
-	defer cancel()
 	err = suite.Each(withAgents(plan), func(node *topology.Node) error {
-		s, err := env.Session(ctx, node.Name)
+		w, err := env.Watch(ctx, node.Name)
 		if err != nil {
 			return err
 		}
-		m, err := s.Monitor()
-		if err != nil {
-			return err
-		}
-		defer m.Close() // it only listened
-		last := ""
-		_, err = m.Until(waiting, func(st *probe.State) string { last = wrong(node, st); return last })
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		defer w.Close()
+		_, last, err := w.Until(ctx, env.Timeouts().Converge, func(st *probe.State) string { return wrong(node, st) })
+		if last != "" {
 			mu.Lock()
 			defer mu.Unlock()
 			behind[node.Name] = last
-			return nil
 		}
 		return err
 	})

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
-	"github.com/overlab/overlab/harness/lease"
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/harness/suite"
 	"github.com/overlab/overlab/topology"
@@ -18,11 +16,10 @@ const maxRestarts = 8
 // agentsRestarted kills one agent after the other (RS-01).
 func agentsRestarted(ctx context.Context, env *suite.Env) error {
 	plan := env.Plan()
-	restarter, can := env.Lab().(suite.AgentRestarter)
-	if !can {
-		return suite.NotApplicablef("this lab cannot restart agents")
+	if err := needs[suite.AgentRestarter](ctx, env, "restart agents"); err != nil {
+		return err
 	}
-	before, err := leases(ctx, env)
+	before, _, err := storedLeases(ctx, env) // that others cannot be read is CP-06's to tell
 	if err != nil {
 		return err
 	}
@@ -34,7 +31,7 @@ func agentsRestarted(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	for i := range nodes {
-		if err := restartUnseen(ctx, env, restarter, nodes[i]); err != nil {
+		if err := restartUnseen(ctx, env, nodes[i]); err != nil {
 			return err
 		}
 	}
@@ -42,7 +39,7 @@ func agentsRestarted(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
-	after, err := leases(ctx, env)
+	after, _, err := storedLeases(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -57,16 +54,14 @@ func agentsRestarted(ctx context.Context, env *suite.Env) error {
 
 // restartUnseen restarts a node's agent, and judges that the node's entries are
 // those of before.
-func restartUnseen(ctx context.Context, env *suite.Env, r suite.AgentRestarter, n *topology.Node) error {
+func restartUnseen(ctx context.Context, env *suite.Env, n *topology.Node) error {
 	st, err := stateOf(ctx, env, n.Name)
 	if err != nil {
 		return err
 	}
 	was := entries(env.Plan(), st)
-	restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
-	defer cancel()
-	if err := r.RestartAgent(restarting, n.Name); err != nil {
-		return fmt.Errorf("restart the agent of %s: %w", n.Name, err)
+	if err := restartAgent(ctx, env, n.Name); err != nil {
+		return err
 	}
 	if st, err = stateOf(ctx, env, n.Name); err != nil {
 		return err
@@ -77,23 +72,11 @@ func restartUnseen(ctx context.Context, env *suite.Env, r suite.AgentRestarter, 
 	return nil
 }
 
-// leases reads the store's leases.
-func leases(ctx context.Context, env *suite.Env) ([]lease.Lease, error) {
-	reading, cancel := context.WithTimeout(ctx, env.Timeouts().Store)
-	defer cancel()
-	all, err := lease.List(reading, env.Lab())
-	if all != nil {
-		return all, nil // that others cannot be read is CP-06's to tell
-	}
-	return all, err
-}
-
 // peerLeavesUnseen lets a peer go while an agent is away (RS-04).
 func peerLeavesUnseen(ctx context.Context, env *suite.Env) error {
 	plan := env.Plan()
-	holder, can := env.Lab().(suite.AgentHolder)
-	if !can {
-		return suite.NotApplicablef("this lab cannot keep agents ended")
+	if err := needs[suite.AgentHolder](ctx, env, "keep agents ended"); err != nil {
+		return err
 	}
 	g, err := newGhost(env)
 	if err != nil {
@@ -108,11 +91,11 @@ func peerLeavesUnseen(ctx context.Context, env *suite.Env) error {
 	}
 	nodes := withAgents(plan)
 	node := nodes[len(nodes)-1]
-	release, err := holdAgent(ctx, env, holder, node.Name)
+	release, err := holdAgent(ctx, env, node.Name)
 	if err != nil {
 		return err
 	}
-	if err := lease.Delete(ctx, env.Lab(), g.lease.Key); err != nil {
+	if err := deleteLease(ctx, env, g.lease.Key); err != nil {
 		return err
 	}
 	st, err := stateOf(ctx, env, node.Name)
@@ -130,39 +113,15 @@ func peerLeavesUnseen(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	passed, err := flows.end(ctx, env)
-	env.Evidence("%s forgot %s within %v of its agent's return, %s", node.Name, g.lease.Subnet, rounded(took), passed)
+	env.Evidence("%s forgot %s within %v of its agent's return, %s", node.Name, g.subnet(), rounded(took), passed)
 	return err
-}
-
-// holdAgent keeps a node's agent ended until release, or the end of the check.
-func holdAgent(ctx context.Context, env *suite.Env, h suite.AgentHolder, node string) (release func(context.Context) error, err error) {
-	return held(ctx, env, node+"'s agent", func(ctx context.Context) (func(context.Context) error, error) { return h.HoldAgent(ctx, node) })
-}
-
-// held keeps something ended until release, or the end of the check.
-func held(ctx context.Context, env *suite.Env, what string, hold func(context.Context) (func(context.Context) error, error)) (release func(context.Context) error, err error) {
-	holding, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
-	defer cancel()
-	let, err := hold(holding)
-	if err != nil {
-		return nil, fmt.Errorf("end %s: %w", what, err)
-	}
-	var once sync.Once
-	release = func(ctx context.Context) error {
-		var err error
-		once.Do(func() { err = let(ctx) })
-		return err
-	}
-	env.Restore(what, release)
-	return release, nil
 }
 
 // storeOutage takes the store away for a while (RS-09).
 func storeOutage(ctx context.Context, env *suite.Env) error {
 	plan := env.Plan()
-	holder, can := env.Lab().(suite.StoreHolder)
-	if !can {
-		return suite.NotApplicablef("this lab cannot stop its store")
+	if err := needs[suite.StoreHolder](ctx, env, "stop its store"); err != nil {
+		return err
 	}
 	var g *ghost // none where the kernel's tables do not tell whom a node serves
 	if tellsPeers(plan) {
@@ -183,7 +142,7 @@ func storeOutage(ctx context.Context, env *suite.Env) error {
 	if err != nil {
 		return err
 	}
-	release, err := held(ctx, env, "the store", holder.HoldStore)
+	release, err := holdStore(ctx, env)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func machineOf(plan *topology.Plan) (node *topology.Node, others []*topology.Nod
 // machineRestarted restarts a node's machine under traffic between the others,
 // and returns in words what went by. What was on it is lost; it must come back,
 // and nobody else may notice.
-func machineRestarted(ctx context.Context, env *suite.Env, r suite.NodeRestarter) (string, error) {
+func machineRestarted(ctx context.Context, env *suite.Env) (string, error) {
 	node, others := machineOf(env.Plan())
 	if node == nil || len(others) == 0 {
 		return "", nil
@@ -43,19 +43,13 @@ func machineRestarted(ctx context.Context, env *suite.Env, r suite.NodeRestarter
 			return "", err
 		}
 	}
-	restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Machine)
-	defer cancel()
-	began := time.Now()
-	if err := r.RestartNode(restarting, node.Name); err != nil {
-		return "", fmt.Errorf("restart the machine of %s: %w", node.Name, err)
+	began := env.Now(ctx)
+	if err := restartMachine(ctx, env, node.Name); err != nil {
+		return "", err
 	}
-	back := time.Since(began)
-	env.Renew(node.Name)
+	back := env.Now(ctx).Sub(began)
 	for _, other := range others {
-		waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
-		err := errors.Join(reaches(waiting, env, node, other), reaches(waiting, env, other, node))
-		cancel()
-		if err != nil {
+		if err := errors.Join(reaches(ctx, env, node, other), reaches(ctx, env, other, node)); err != nil {
 			env.Fail(node.Name, "traffic with "+other.Name+" again after its machine's restart", err.Error())
 		}
 	}
@@ -78,10 +72,10 @@ type cordon struct {
 
 // cordoned cordons a node; nil where the lab cannot.
 func cordoned(ctx context.Context, env *suite.Env) (*cordon, error) {
-	cordoner, can := env.Lab().(suite.NodeCordoner)
+	can, err := able[suite.NodeCordoner](ctx, env, "cordon nodes")
 	node, others := machineOf(env.Plan())
-	if !can || node == nil || len(others) == 0 {
-		return nil, nil
+	if err != nil || !can || node == nil || len(others) == 0 {
+		return nil, err
 	}
 	c := &cordon{node: node.Name, before: map[string][]string{}}
 	for _, name := range nodeNames(env.Plan()) {
@@ -91,13 +85,10 @@ func cordoned(ctx context.Context, env *suite.Env) (*cordon, error) {
 		}
 		c.before[name] = entries(env.Plan(), st)
 	}
-	var err error
 	if c.flows, err = startTraffic(ctx, env, 100); err != nil {
 		return nil, err
 	}
-	c.lift, err = held(ctx, env, "the scheduling of pods to "+node.Name, func(ctx context.Context) (func(context.Context) error, error) {
-		return cordoner.CordonNode(ctx, node.Name)
-	})
+	c.lift, err = cordonNode(ctx, env, node.Name)
 	return c, err
 }
 

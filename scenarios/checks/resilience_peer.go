@@ -24,13 +24,15 @@ func peerJoins(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	took, err := g.join(ctx)
-	joined := fmt.Sprintf("%s served a new lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took))
+	joined := fmt.Sprintf("%s served a new lease of %s within %v", count(len(withAgents(env.Plan())), "node"), g.subnet(), rounded(took))
 	env.Evidence("%s", joined)
-	restarter, can := env.Lab().(suite.NodeRestarter)
-	if err != nil || !can {
+	if err != nil {
 		return err
 	}
-	passed, err := machineRestarted(ctx, env, restarter)
+	if can, err := able[suite.NodeRestarter](ctx, env, "restart machines"); err != nil || !can {
+		return err
+	}
+	passed, err := machineRestarted(ctx, env)
 	env.Evidence("%s%s", joined, passed)
 	return err
 }
@@ -49,7 +51,7 @@ func peerLeaves(ctx context.Context, env *suite.Env) error {
 	if _, err := g.join(ctx); err != nil {
 		return err
 	}
-	if err := lease.Delete(ctx, env.Lab(), g.lease.Key); err != nil {
+	if err := deleteLease(ctx, env, g.lease.Key); err != nil {
 		return err
 	}
 	took, err := g.gone(ctx)
@@ -57,7 +59,7 @@ func peerLeaves(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	passed, err := held.end(ctx, env)
-	env.Evidence("%s forgot the lease of %s within %v%s", count(len(withAgents(env.Plan())), "node"), g.lease.Subnet, rounded(took), passed)
+	env.Evidence("%s forgot the lease of %s within %v%s", count(len(withAgents(env.Plan())), "node"), g.subnet(), rounded(took), passed)
 	return err
 }
 
@@ -85,15 +87,16 @@ func peerChanges(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	if g.lease.BackendType == "vxlan" {
-		if err := change("VTEP MAC", func(l *lease.Lease) { l.VtepMAC = topology.DeriveMAC("ghost", "moved") }); err != nil {
+		moved := topology.DeriveMAC("ghost", "moved")
+		if err := change("VTEP MAC", func(l *lease.Lease) { *g.ofFamily(l).mac = moved }); err != nil {
 			return err
 		}
 	}
-	other, err := freeAddress(env.Plan(), g.lease.PublicIP)
+	other, err := freeAddress(env.Plan(), *g.ofFamily(&g.lease).public)
 	if err != nil {
 		return err
 	}
-	err = change("address", func(l *lease.Lease) { l.PublicIP = other })
+	err = change("address", func(l *lease.Lease) { *g.ofFamily(l).public = other })
 	env.Evidence("%s followed %s", count(len(withAgents(env.Plan())), "node"), strings.Join(told, ", "))
 	return err
 }
@@ -114,23 +117,55 @@ func newGhost(env *suite.Env) (*ghost, error) {
 	if !tellsPeers(plan) {
 		return nil, suite.NotApplicablef("of the backend %s this check cannot tell whom a node serves", b.Type)
 	}
-	subnet, err := freeSubnet(plan)
-	if err != nil {
-		return nil, err
+	g := &ghost{env: env, segment: plan.Nodes[0].Underlay().Segment, lease: lease.Lease{BackendType: b.Type}}
+	views := []*topology.Plan{env.Lab().Plan()}
+	if plan.Is6() { // such a node has both families
+		views = append(views, plan)
 	}
-	address, err := freeAddress(plan)
-	if err != nil {
-		return nil, err
+	var keys []netip.Prefix
+	for _, view := range views {
+		subnet, err := freeSubnet(view)
+		if err != nil {
+			return nil, err
+		}
+		address, err := freeAddress(view)
+		if err != nil {
+			return nil, err
+		}
+		of := partOf(&g.lease, view)
+		*of.subnet, *of.public = subnet, address
+		if b.Type == "vxlan" {
+			g.lease.VNI, *of.mac = b.VNI, topology.DeriveMAC("ghost", subnet.String())
+		}
+		keys = append(keys, subnet)
 	}
-	g := &ghost{env: env, segment: plan.Nodes[0].Underlay().Segment, lease: lease.Lease{
-		Subnet: subnet, Key: lease.Key(subnet), PublicIP: address, BackendType: b.Type,
-	}}
-	if b.Type == "vxlan" {
-		g.lease.VNI, g.lease.VtepMAC = b.VNI, topology.DeriveMAC("ghost", subnet.String())
+	if g.lease.Key = lease.Key(keys[0]); len(keys) > 1 {
+		g.lease.Key = lease.DualKey(keys[0], keys[1])
 	}
 	env.Restore("the set of peers", g.remove)
 	return g, nil
 }
+
+// part is what a lease says of one family.
+type part struct {
+	subnet *netip.Prefix
+	public *netip.Addr
+	mac    *topology.MAC
+}
+
+// partOf is what a lease says of the family of the plan.
+func partOf(l *lease.Lease, plan *topology.Plan) part {
+	if plan.Is6() {
+		return part{&l.Subnet6, &l.PublicIPv6, &l.VtepMAC6}
+	}
+	return part{&l.Subnet, &l.PublicIP, &l.VtepMAC}
+}
+
+// ofFamily is what a lease says of the family that the check judges.
+func (g *ghost) ofFamily(l *lease.Lease) part { return partOf(l, g.env.Plan()) }
+
+// subnet is the node's, of the family that the check judges.
+func (g *ghost) subnet() netip.Prefix { return *g.ofFamily(&g.lease).subnet }
 
 // tellsPeers reports whether the kernel's tables tell whom a node serves: what
 // udp and wireguard know of peers is in their devices.
@@ -212,9 +247,7 @@ func lastAddress(p netip.Prefix) netip.Addr {
 
 // join writes the lease and waits until every node serves it.
 func (g *ghost) join(ctx context.Context) (time.Duration, error) {
-	writing, cancel := context.WithTimeout(ctx, g.env.Timeouts().Store)
-	defer cancel()
-	if err := lease.Put(writing, g.env.Lab(), g.lease); err != nil {
+	if err := putLease(ctx, g.env, g.lease); err != nil {
 		return 0, err
 	}
 	return follow(ctx, g.env, "the entries of the new peer "+g.lease.Key, g.missing)
@@ -228,7 +261,7 @@ func (g *ghost) gone(ctx context.Context) (time.Duration, error) {
 // remove takes the lease from the store, and waits until no node has anything
 // of it: what comes after must not find it half gone.
 func (g *ghost) remove(ctx context.Context) error {
-	if err := lease.Delete(ctx, g.env.Lab(), g.lease.Key); err != nil {
+	if err := deleteLease(ctx, g.env, g.lease.Key); err != nil {
 		return err
 	}
 	behind, err := await(ctx, g.env, g.left)
@@ -241,12 +274,12 @@ func (g *ghost) remove(ctx context.Context) error {
 // left returns what a node has of the peer.
 func (g *ghost) left(_ *topology.Node, st *probe.State) string {
 	for _, r := range st.Routes {
-		if r.Dst == g.lease.Subnet {
+		if r.Dst == g.subnet() {
 			return r.String()
 		}
 	}
 	for _, n := range st.Neighbours {
-		if n.IP == g.lease.Subnet.Addr() && n.State == "PERMANENT" {
+		if n.IP == g.subnet().Addr() && n.State == "PERMANENT" {
 			return n.String()
 		}
 	}
@@ -256,7 +289,7 @@ func (g *ghost) left(_ *topology.Node, st *probe.State) string {
 // leftOf returns what a node has still of a lease that is no more: its address
 // as a gateway, or its MAC.
 func (g *ghost) leftOf(old lease.Lease, st *probe.State) string {
-	now := g.lease
+	old, now := viewed(g.env.Plan(), old), viewed(g.env.Plan(), g.lease)
 	present := old == now
 	for _, f := range st.FDB {
 		if f.MAC == old.VtepMAC && !f.MAC.IsZero() && (present || old.VtepMAC != now.VtepMAC) ||
@@ -279,7 +312,8 @@ func (g *ghost) leftOf(old lease.Lease, st *probe.State) string {
 
 // missing returns what a node lacks to serve the peer.
 func (g *ghost) missing(n *topology.Node, st *probe.State) string {
-	plan, l := g.env.Plan(), g.lease
+	plan := g.env.Plan()
+	l := viewed(plan, g.lease)
 	bare := n.Underlay().Segment == g.segment
 	switch {
 	case l.BackendType == "host-gw", plan.Network.Backend.DirectRouting && bare:

@@ -67,7 +67,13 @@ func deviceDeleted(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	defer v.close()
-	i := slices.IndexFunc(v.state.Links, func(l probe.Link) bool { return overlayDevice(l.Name) })
+	plan := env.Plan()
+	i := slices.IndexFunc(v.state.Links, func(l probe.Link) bool {
+		if plan.Network.Backend.Type == "vxlan" { // each family has its own
+			return l.Name == vtep(plan)
+		}
+		return overlayDevice(l.Name)
+	})
 	if i < 0 {
 		return suite.NotApplicablef("the backend %s has no device", env.Plan().Network.Backend.Type)
 	}
@@ -87,7 +93,7 @@ func deviceDeleted(ctx context.Context, env *suite.Env) error {
 		if err := v.answered(ctx); err != nil {
 			env.Fail(v.node.Name, "traffic to and from the other nodes again", err.Error())
 		}
-		w = window{w.from.Add(-unread), time.Now()}
+		w = window{w.from.Add(-unread), env.Now(ctx)}
 		back += ", its traffic after " + rounded(w.until.Sub(w.from)-unread).String()
 	}
 	passed, err := flows.end(ctx, env, w)
@@ -98,12 +104,10 @@ func deviceDeleted(ctx context.Context, env *suite.Env) error {
 // answered waits until pings from and to the node's pods are answered, along
 // the flows.
 func (v *victim) answered(ctx context.Context) error {
-	waiting, cancel := context.WithTimeout(ctx, v.env.Timeouts().Converge)
-	defer cancel()
 	nodes := nodesWithPods(v.env.Plan())
 	i := slices.IndexFunc(nodes, func(n *topology.Node) bool { return n.Name == v.node.Name })
-	err := reaches(waiting, v.env, v.node, nodes[(i+1)%len(nodes)])
-	return errors.Join(err, reaches(waiting, v.env, nodes[(i+len(nodes)-1)%len(nodes)], v.node))
+	err := reaches(ctx, v.env, v.node, nodes[(i+1)%len(nodes)])
+	return errors.Join(err, reaches(ctx, v.env, nodes[(i+len(nodes)-1)%len(nodes)], v.node))
 }
 
 // linkFlap takes the underlay's link away for a moment (RS-07).
@@ -134,7 +138,7 @@ func linkFlap(ctx context.Context, env *suite.Env) error {
 	}
 	up := append([]probe.Change{{Link: dev}}, others...)
 	env.Restore("the link "+dev+" of "+v.node.Name, func(ctx context.Context) error { return v.session.Change(ctx, up...) })
-	began := time.Now()
+	began := env.Now(ctx)
 	if err := v.session.Change(ctx, append([]probe.Change{{Link: dev, Down: true}}, up...)...); err != nil {
 		return err
 	}
@@ -143,9 +147,7 @@ func linkFlap(ctx context.Context, env *suite.Env) error {
 		return err
 	}
 	next := nodes[(i+1)%len(nodes)]
-	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Converge)
-	defer cancel()
-	if err := reaches(waiting, env, v.node, next); err != nil {
+	if err := reaches(ctx, env, v.node, next); err != nil {
 		env.Fail(v.node.Name, "traffic to "+next.Name+" again", err.Error())
 	}
 	env.Evidence("%s: %s went down and up, and %s are back after %s", v.node.Name, dev, count(len(v.before), "line"), spanOf([]window{w}))
@@ -158,17 +160,17 @@ func reaches(ctx context.Context, env *suite.Env, from, to *topology.Node) error
 	if err != nil {
 		return err
 	}
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, env.Timeouts().Reply) {
+	limits := env.Timeouts()
+	wait := 10 * time.Millisecond
+	came, err := env.Poll(ctx, from.Name+" reaching "+to.Name, limits.Converge, 0, func(ctx context.Context) (bool, error) {
 		pong, err := s.Ping(ctx, probe.Ping{Dst: env.Plan().PodsOn(to.Name)[0].Address.Addr(), Wait: wait, Tries: 1})
-		switch {
-		case ctx.Err() != nil:
-			return fmt.Errorf("no answer in %v", env.Timeouts().Converge)
-		case err != nil:
-			return err
-		case pong.Answered():
-			return nil
-		}
+		wait = min(2*wait, limits.Reply)
+		return pong.Answered(), err
+	})
+	if err == nil && !came {
+		err = fmt.Errorf("no answer in %v", limits.Converge)
 	}
+	return err
 }
 
 // fault is one change that makes a node's state wrong.
@@ -193,7 +195,7 @@ type victim struct {
 	env     *suite.Env
 	node    *topology.Node
 	session *probe.Session
-	monitor *probe.Monitor
+	watch   *suite.Watch
 	state   *probe.State
 	before  []string
 }
@@ -212,14 +214,14 @@ func newVictim(ctx context.Context, env *suite.Env, n *topology.Node) (*victim, 
 	if v.before = entries(env.Plan(), v.state); len(v.before) == 0 {
 		return nil, fmt.Errorf("%s: %w", n.Name, errNoPeers)
 	}
-	if v.monitor, err = v.session.Monitor(); err != nil {
+	if v.watch, err = env.Watch(ctx, n.Name); err != nil {
 		return nil, err
 	}
 	env.Restore("the state of "+n.Name, v.putBack)
 	return v, nil
 }
 
-func (v *victim) close() { _ = v.monitor.Close() } // it only listened
+func (v *victim) close() { v.watch.Close() }
 
 func (v *victim) wrong(st *probe.State) string { return changed(v.env.Plan(), v.before, st) }
 
@@ -228,7 +230,7 @@ func (v *victim) wrong(st *probe.State) string { return changed(v.env.Plan(), v.
 // lost outside of it was lost for another reason. A change that is not undone
 // is a finding, and is undone then.
 func (v *victim) suffer(ctx context.Context, f fault) (window, error) {
-	began := time.Now()
+	began := v.env.Now(ctx)
 	if err := v.session.Change(ctx, f.change); err != nil {
 		return window{}, err
 	}
@@ -236,12 +238,12 @@ func (v *victim) suffer(ctx context.Context, f fault) (window, error) {
 }
 
 func (v *victim) restored(ctx context.Context, what string, began time.Time) (window, error) {
-	waiting, cancel := context.WithTimeout(ctx, v.env.Timeouts().Converge)
-	defer cancel()
-	ended, err := v.monitor.Until(waiting, v.wrong)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		v.env.Fail(v.node.Name, "repaired: "+what, fmt.Sprintf("after %v: %v", v.env.Timeouts().Converge, err))
-		err, ended = v.putBack(ctx), time.Now()
+	limit := v.env.Timeouts().Converge
+	ended, left, err := v.watch.Until(ctx, limit, v.wrong)
+	if left != "" {
+		v.env.Fail(v.node.Name, "repaired: "+what, fmt.Sprintf("after %v: %s", limit, left))
+		err = suite.Act(ctx, v.env, v.node.Name+" is repaired", func() error { return v.putBack(ctx) })
+		ended = v.env.Now(ctx)
 	}
 	return window{began, ended}, err
 }
@@ -313,6 +315,13 @@ func (v *victim) faults(peer *topology.Node) ([]fault, error) {
 		other := r
 		if other.Via = nobody; !r.Via.IsValid() {
 			other.Dev, other.Via = v.node.Underlay().Name, nobody
+		}
+		if plan.Is6() && r.Onlink { // which the kernel takes for no address of another link
+			spare, err := freeSubnet(plan)
+			if err != nil {
+				return nil, err
+			}
+			other.Via = spare.Addr()
 		}
 		add("the route", probe.Change{Route: &r}, probe.Change{Route: &other})
 	}

@@ -2,7 +2,6 @@ package checks
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -69,7 +68,7 @@ func manyPeers(ctx context.Context, env *suite.Env) error {
 type swarm struct {
 	env     *suite.Env
 	nodes   []*topology.Node
-	records map[string]*probe.Recorder
+	records map[string]*suite.Recording
 	// before is what each node had without them.
 	before map[string][]string
 	free   []netip.Prefix
@@ -83,32 +82,32 @@ type swarm struct {
 func newSwarm(ctx context.Context, env *suite.Env, nodes []*topology.Node) (*swarm, error) {
 	s := &swarm{
 		env: env, nodes: nodes, free: freeSubnets(env.Plan(), slices.Max(sizes)),
-		records: map[string]*probe.Recorder{}, before: map[string][]string{}, began: map[netip.Prefix]time.Time{},
+		records: map[string]*suite.Recording{}, before: map[string][]string{}, began: map[netip.Prefix]time.Time{},
 	}
 	for _, n := range nodes {
 		session, err := env.Session(ctx, n.Name)
 		if err != nil {
-			return s, errors.Join(err, s.close())
+			s.close()
+			return nil, err
 		}
 		st, err := session.State(ctx)
 		if err == nil {
 			s.before[n.Name] = entries(env.Plan(), st)
-			s.records[n.Name], err = session.Record()
+			s.records[n.Name], err = env.Record(ctx, n.Name)
 		}
 		if err != nil {
-			return s, errors.Join(err, s.close())
+			s.close()
+			return nil, err
 		}
 	}
 	env.Restore("the set of peers", s.leave)
 	return s, nil
 }
 
-func (s *swarm) close() error {
-	var errs []error
+func (s *swarm) close() {
 	for _, r := range s.records {
-		errs = append(errs, r.Close())
+		r.Close()
 	}
-	return errors.Join(errs...)
 }
 
 // grow adds nodes until there are so many, judges what every node has of them,
@@ -128,11 +127,18 @@ func (s *swarm) grow(ctx context.Context, size int) (string, error) {
 		at = at.Next()
 	}
 	s.there = append(s.there, more...) // what was begun is taken away again
-	writing, cancel := context.WithTimeout(ctx, s.env.Timeouts().Store)
-	defer cancel()
-	err := lease.PutAll(writing, s.env.Lab(), more, func(i int) { s.began[more[i].Subnet] = time.Now() })
+	began, err := suite.Observe(ctx, s.env, fmt.Sprintf("leases for %d nodes are written", size), func() ([]time.Time, error) {
+		writing, cancel := context.WithTimeout(ctx, s.env.Timeouts().Store)
+		defer cancel()
+		times := make([]time.Time, len(more))
+		err := lease.PutAll(writing, s.env.Lab(), more, func(i int) { times[i] = time.Now().Round(0) })
+		return times, err
+	})
 	if err != nil {
 		return "", err
+	}
+	for i, at := range began {
+		s.began[more[i].Subnet] = at
 	}
 	wanted := 3 * (size - 1)
 	_, err = follow(ctx, s.env, fmt.Sprintf("%d entries, 3 for each of %s", wanted, count(size-1, "peer")), func(_ *topology.Node, st *probe.State) string {
@@ -141,7 +147,7 @@ func (s *swarm) grow(ctx context.Context, size int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	times, err := s.times(more)
+	times, err := s.times(ctx, more)
 	if err != nil || len(times) == 0 {
 		return fmt.Sprintf("N=%d: %d entries a node, in a time that is not known", size, wanted), err
 	}
@@ -175,12 +181,12 @@ func (s *swarm) wrong(st *probe.State, wanted int) string {
 
 // times are how long each of the peers took to be served by each node: from the
 // writing of its lease to its route, which comes last.
-func (s *swarm) times(peers []lease.Lease) ([]time.Duration, error) {
+func (s *swarm) times(ctx context.Context, peers []lease.Lease) ([]time.Duration, error) {
 	var out []time.Duration
 	for _, n := range s.nodes {
-		notices, err := s.records[n.Name].Notices()
+		notices, err := s.records[n.Name].Notices(ctx)
 		if err != nil {
-			return nil, suite.Inconclusivef("%v", err)
+			return nil, err
 		}
 		came := map[netip.Prefix]time.Time{}
 		for _, x := range notices {

@@ -119,7 +119,7 @@ func (f forgery) out(id uuid.UUID) sending {
 // the other did not arrive.
 func (f forgery) deliver(ctx context.Context, env *suite.Env, forged func(uuid.UUID) sending, control forgery) ([]capture.Frame, error) {
 	at := suite.Point{Node: f.pod.Name, Interface: "eth0", Filter: filter.ICMP()}
-	bad, good := uuid.New(), uuid.New()
+	bad, good := env.NewID(ctx), env.NewID(ctx)
 	seen, err := env.Capture(ctx, []suite.Point{at}, func(ctx context.Context) error {
 		for range 3 {
 			for _, s := range []sending{forged(bad), control.out(good)} {

@@ -24,7 +24,10 @@ func vtepMACCheck() suite.Check {
 			}
 			first := plan.Nodes[0]
 			what := fmt.Sprintf("%s, on %s: %s", count(len(before), "device"), first.Name, before[first.Name])
-			restarter, can := env.Lab().(suite.AgentRestarter)
+			can, err := canRestart(ctx, env)
+			if err != nil {
+				return err
+			}
 			agents := withAgents(plan)
 			if !can || len(agents) == 0 {
 				env.Evidence("%s; not tried over a restart: this lab cannot restart agents", what)
@@ -32,7 +35,7 @@ func vtepMACCheck() suite.Check {
 			}
 			last := agents[len(agents)-1]
 			env.Evidence("%s; the agent of %s restarted", what, last.Name)
-			return restartKeepsMAC(ctx, env, restarter, *last, before)
+			return restartKeepsMAC(ctx, env, *last, before)
 		},
 	}
 }
@@ -41,10 +44,8 @@ func vtepMACCheck() suite.Check {
 // MACs by node.
 func compareMACs(ctx context.Context, env *suite.Env, nodes []topology.Node) (map[string]topology.MAC, error) {
 	plan := env.Plan()
-	waiting, cancel := context.WithTimeout(ctx, env.Timeouts().Store)
-	defer cancel()
-	leases, err := lease.List(waiting, env.Lab())
-	if err != nil && leases == nil {
+	leases, _, err := storedLeases(ctx, env)
+	if err != nil {
 		return nil, err
 	}
 	macs := map[string]topology.MAC{}
@@ -64,22 +65,20 @@ func compareMACs(ctx context.Context, env *suite.Env, nodes []topology.Node) (ma
 			continue
 		}
 		macs[n.Name] = l.MAC
-		i := slices.IndexFunc(leases, func(x lease.Lease) bool { return x.Subnet == n.PodCIDR.Masked() })
+		i := slices.IndexFunc(leases, func(x lease.Lease) bool { return viewed(plan, x).Subnet == n.PodCIDR.Masked() })
 		switch {
 		case i < 0:
 			env.Fail(where, "a lease for "+n.PodCIDR.String(), "none in the store")
-		case leases[i].VtepMAC != l.MAC:
-			env.Fail(where, "the lease's MAC "+leases[i].VtepMAC.String(), "MAC "+l.MAC.String())
+		case viewed(plan, leases[i]).VtepMAC != l.MAC:
+			env.Fail(where, "the lease's MAC "+viewed(plan, leases[i]).VtepMAC.String(), "MAC "+l.MAC.String())
 		}
 	}
 	return macs, nil
 }
 
-func restartKeepsMAC(ctx context.Context, env *suite.Env, r suite.AgentRestarter, n topology.Node, before map[string]topology.MAC) error {
-	restarting, cancel := context.WithTimeout(ctx, env.Timeouts().Restart)
-	defer cancel()
-	if err := r.RestartAgent(restarting, n.Name); err != nil {
-		return fmt.Errorf("restart the agent of %s: %w", n.Name, err)
+func restartKeepsMAC(ctx context.Context, env *suite.Env, n topology.Node, before map[string]topology.MAC) error {
+	if err := restartAgent(ctx, env, n.Name); err != nil {
+		return err
 	}
 	after, err := compareMACs(ctx, env, []topology.Node{n})
 	if err != nil {
@@ -89,4 +88,12 @@ func restartKeepsMAC(ctx context.Context, env *suite.Env, r suite.AgentRestarter
 		env.Fail(n.Name+" "+vtep(env.Plan()), "MAC "+was.String()+" as before the agent's restart", "MAC "+is.String())
 	}
 	return nil
+}
+
+// viewed is a lease as the plan's family sees it.
+func viewed(plan *topology.Plan, l lease.Lease) lease.Lease {
+	if plan.Is6() {
+		return l.Over6()
+	}
+	return l
 }

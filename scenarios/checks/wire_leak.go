@@ -42,11 +42,11 @@ func noLeaks(ctx context.Context, env *suite.Env) error {
 	}
 	var pings []suite.Ping
 	for _, f := range ringOfFlows(plan) {
-		pings = append(pings, suite.Ping{From: f.from, Ping: probe.Ping{Dst: f.to, ID: uuid.New()}})
+		pings = append(pings, suite.Ping{From: f.from, Ping: probe.Ping{Dst: f.to, ID: env.NewID(ctx)}})
 	}
 	across := len(pings)
 	for _, p := range env.SameNodePairs().List {
-		pings = append(pings, suite.Ping{From: p.From.Name, Ping: probe.Ping{Dst: p.To.Address.Addr(), ID: uuid.New()}})
+		pings = append(pings, suite.Ping{From: p.From.Name, Ping: probe.Ping{Dst: p.To.Address.Addr(), ID: env.NewID(ctx)}})
 	}
 	seen, err := env.Capture(ctx, points, func(ctx context.Context) error {
 		_, err := env.PingAll(ctx, pings)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/google/uuid"
-
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/capture/filter"
 	"github.com/overlab/overlab/harness/probe"
@@ -64,7 +62,7 @@ func unfragmented(ctx context.Context, env *suite.Env) error {
 		}
 		// Fragments of any protocol: what is not the first has no port.
 		points = append(points, suite.Point{Node: n.Name, Interface: n.Underlay().Name, Filter: filter.Protocol(protoUDP)})
-		pings = append(pings, suite.Ping{From: from.Name, Ping: probe.Ping{Dst: to.Address.Addr(), Size: l.MTU, ID: uuid.New()}})
+		pings = append(pings, suite.Ping{From: from.Name, Ping: probe.Ping{Dst: to.Address.Addr(), Size: l.MTU, ID: env.NewID(ctx)}})
 	}
 	seen, err := env.Capture(ctx, points, func(ctx context.Context) error {
 		_, err := env.PingAll(ctx, pings)

@@ -94,7 +94,7 @@ func sendFlows(ctx context.Context, env *suite.Env) ([]manyFlows, error) {
 				if err != nil {
 					return err
 				}
-				ids[i] = uuid.New()
+				ids[i] = env.NewID(ctx)
 				err = from.Burst(ctx, probe.Burst{
 					To: netip.AddrPortFrom(m.to.Address.Addr(), port), Flows: flowsTried, Datagrams: 2, ID: ids[i],
 				})

@@ -12,8 +12,8 @@ func agentFaults() []Fault {
 	needs := []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects, suite.EtcdStore}
 	return []Fault{
 		{
-			ID: "AGENT-01", Title: "{node}'s agent is dead", Breaks: "nothing, until another node comes, goes or changes", Case: "a DaemonSet that is not scheduled on {node}",
-			Checks: []string{"RS-02", "RS-08"}, Causes: []string{"agent-dead"}, Needs: needs,
+			ID: "AGENT-01", Twin: true, Title: "{node}'s agent is dead", Breaks: "nothing, until another node comes, goes or changes", Case: "a DaemonSet that is not scheduled on {node}",
+			Checks: []string{"RS-02", "RS-03", "RS-08"}, Causes: []string{"agent-dead"}, Needs: needs,
 			Break: func(s *Scene) { s.end(s.node.Name) },
 		},
 		{

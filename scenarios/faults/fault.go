@@ -70,7 +70,8 @@ func All() []Fault {
 	all := slices.Concat(
 		fdbFaults(), neighbourFaults(), routeFaults(), addressFaults(), macFaults(),
 		mtuFaults(), vxlanFaults(), linkFaults(), sysctlFaults(), ruleFaults(),
-		checksumFaults(), ipamFaults(), leaseFaults(), agentFaults(), cniFaults(), storeFaults(),
+		checksumFaults(), ipamFaults(), leaseFaults(), agentFaults(), carelessFaults(), cniFaults(), storeFaults(),
+		wireguardFaults(), ipsecFaults(), hiddenFaults(), hardenFaults(),
 	)
 	return append(all, overIPv6(all)...)
 }
@@ -106,6 +107,7 @@ func features(plan *topology.Plan) []suite.Feature {
 		{TwoNICs, len(plan.Nodes) > 1 && len(plan.Nodes[1].Interfaces) > 1},
 		{Masquerade, len(plan.Nodes) > 0 && plan.Nodes[0].Agent.IPMasq && !plan.Network.EnableNFTables},
 		{ThreeNodes, len(plan.Nodes) > 2},
+		{Hardened, hardened(plan)},
 	} {
 		if x.there {
 			offered = append(offered, x.Feature)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/overlab/overlab/harness/diagnose"
 	"github.com/overlab/overlab/harness/lease"
+	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/harness/suite"
 	"github.com/overlab/overlab/internal/labtest"
 	"github.com/overlab/overlab/topology"
@@ -49,6 +50,36 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestTwins: the twin of a fault is the same over IPv6, named by the checks of
+// IPv6, and meant for labs that have it.
+func TestTwins(t *testing.T) {
+	n := 0
+	for _, f := range All() {
+		if !f.IPv6 {
+			continue
+		}
+		n++
+		of, err := Find(strings.TrimPrefix(f.ID, "DS/"))
+		if err != nil || !of.Twin {
+			t.Fatalf("%s is the twin of none: %v", f.ID, err)
+		}
+		for _, id := range f.Checks {
+			if !strings.HasPrefix(id, "DS-01/") {
+				t.Errorf("%s names %s, which judges IPv4", f.ID, id)
+			}
+		}
+		if !slices.Contains(f.Needs, suite.IPv6) || slices.Contains(f.Needs, suite.IPv4) {
+			t.Errorf("%s needs %v", f.ID, f.Needs)
+		}
+		if err := f.Applies(labtest.Plan(3, 2, 1500)); err == nil || !strings.Contains(err.Error(), "no IPv6 overlay") {
+			t.Errorf("%s in a lab of IPv4: %v", f.ID, err)
+		}
+	}
+	if n < 40 {
+		t.Errorf("%d faults of IPv6, want at least 40", n)
+	}
+}
+
 // TestApplies: a fault is refused by name where the lab cannot have it.
 func TestApplies(t *testing.T) {
 	plan := labtest.Plan(2, 1, 1500)
@@ -58,6 +89,8 @@ func TestApplies(t *testing.T) {
 		"IPAM-01":  "no node with two pods",
 		"AGENT-03": "no node with a second interface",
 		"RULE-03":  "no masquerading by iptables",
+		"WG-01":    "no wireguard backend",
+		"HARD-01":  "no agent with --harden",
 	} {
 		f, err := Find(id)
 		if err != nil {
@@ -162,6 +195,7 @@ func TestOpString(t *testing.T) {
 		"n# nft 'add table ip site'":        {Space: "n", Argv: []string{"nft", "add table ip site"}},
 		"n# a && b":                         {Space: "n", Argv: []string{"sh", "-c", "a && b"}},
 		"end the store":                     {Keep: "end"},
+		"n# wg set wg0 peer KEY remove":     {Space: "n", WireGuard: &probe.WireGuardChange{Dev: "wg0", Peer: "KEY", Remove: true}},
 		"start the agent of n":              {Space: "n", Keep: "start"},
 		`n# echo 'it'\''s'`:                 {Space: "n", Argv: []string{"echo", "it's"}},
 		"etcdctl del …/subnets/10.0.0.0-24": {Lease: &lease.Entry{Key: "10.0.0.0-24"}, Gone: true},

@@ -35,8 +35,8 @@ func twinChecks(ids []string) []string {
 	for _, id := range ids {
 		family, _, _ := strings.Cut(id, "-")
 		switch {
-		case slices.Contains([]string{"NM-03", "NM-04", "NM-05", "CP-04", "CP-05", "CP-06", "MTU-04", "MTU-05", "WF-07", "WF-08", "WF-09"}, id):
-		case slices.Contains([]string{"NM", "TTL", "DP", "CP", "WF", "MTU", "BE", "RS"}, family):
+		case slices.Contains([]string{"CP-04", "CP-05", "CP-06", "MTU-04", "MTU-05", "WF-05", "WF-07", "WF-08", "WF-09", "NT-03", "NT-04"}, id):
+		case slices.Contains([]string{"NM", "TTL", "DP", "CP", "WF", "MTU", "BE", "NT", "RS"}, family):
 			out = append(out, "DS-01/"+id)
 		}
 	}

@@ -30,11 +30,11 @@ func ruleFaults() []Fault {
 			},
 		},
 		{
-			ID: "RULE-03", Title: "{node} does not masquerade", Breaks: "pods of {node} do not reach what is outside", Case: "flannel #835, #864",
+			ID: "RULE-03", Twin: true, Title: "{node} does not masquerade", Breaks: "pods of {node} do not reach what is outside", Case: "flannel #835, #864",
 			Checks: []string{"NT-02"}, Causes: []string{"rules-masquerade"}, Needs: masq,
 			Break: func(s *Scene) {
 				s.pause(s.node)
-				s.step(s.node.Name, masqJump("-D"), masqJump("-A"))
+				s.step(s.node.Name, s.masqJump("-D"), s.masqJump("-A"))
 			},
 		},
 		{
@@ -88,8 +88,8 @@ func (s *Scene) forwardJump(verb string) []string {
 	return []string{s.iptables(), verb, "FORWARD", "-m", "comment", "--comment", "flanneld forward", "-j", "FLANNEL-FWD"}
 }
 
-func masqJump(verb string) []string {
-	return []string{"iptables", "-t", "nat", verb, "POSTROUTING", "-m", "comment", "--comment", "flanneld masq", "-j", "FLANNEL-POSTRTG"}
+func (s *Scene) masqJump(verb string) []string {
+	return []string{s.iptables(), "-t", "nat", verb, "POSTROUTING", "-m", "comment", "--comment", "flanneld masq", "-j", "FLANNEL-POSTRTG"}
 }
 
 func markReturn(verb string) []string {

@@ -136,7 +136,8 @@ func (s *Scene) pause(n *topology.Node) {
 		if a.Node == n.Name && a.PID != 0 {
 			// A busy thread goes on for a moment after the signal.
 			s.script(n.Name, []string{fmt.Sprintf("kill -STOP %d", a.PID), fmt.Sprintf("until grep -q 'State:.T' /proc/%d/status; do :; done", a.PID)},
-				[]string{fmt.Sprintf("kill -CONT %d", a.PID)})
+				// One that was restarted meanwhile is not stopped.
+				[]string{fmt.Sprintf("kill -CONT %d 2>/dev/null || test ! -e /proc/%[1]d", a.PID)})
 		}
 	}
 }

@@ -3,10 +3,12 @@ package faults
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/overlab/overlab/harness/lease"
+	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -24,8 +26,8 @@ type Step struct {
 	Undo Op `json:"undo"`
 }
 
-// An Op is one operation on a lab. Exactly one of Argv, Keep and Lease is set;
-// none of them does nothing.
+// An Op is one operation on a lab. Exactly one of Argv, Keep, Lease and
+// WireGuard is set; none of them does nothing.
 type Op struct {
 	// Space is the node, pod or router where Argv runs, or whose agent is
 	// meant; with Keep, empty for the store.
@@ -36,9 +38,13 @@ type Op struct {
 	// Lease is the key to write; Gone says that it is to be deleted.
 	Lease *lease.Entry `json:"lease,omitempty"`
 	Gone  bool         `json:"gone,omitempty"`
+	// WireGuard is a change of a WireGuard device in Space.
+	WireGuard *probe.WireGuardChange `json:"wireguard,omitempty"`
 }
 
-func (o Op) empty() bool { return len(o.Argv) == 0 && o.Keep == "" && o.Lease == nil }
+func (o Op) empty() bool {
+	return len(o.Argv) == 0 && o.Keep == "" && o.Lease == nil && o.WireGuard == nil
+}
 
 // equal reports whether two operations do the same.
 func (o Op) equal(p Op) bool { return o.String() == p.String() }
@@ -52,6 +58,8 @@ func (o Op) String() string {
 		return "etcdctl del …/subnets/" + o.Lease.Key
 	case o.Lease != nil:
 		return fmt.Sprintf("etcdctl put …/subnets/%s %s", o.Lease.Key, quote(o.Lease.Value))
+	case o.WireGuard != nil:
+		return o.Space + "# " + o.WireGuard.String()
 	case o.Keep != "" && o.Space == "":
 		return o.Keep + " the store"
 	case o.Keep != "":
@@ -84,6 +92,8 @@ func (o Op) run(ctx context.Context, lab topology.Lab) error {
 		err = lease.Delete(ctx, lab, o.Lease.Key)
 	case o.Lease != nil:
 		err = lease.Write(ctx, lab, *o.Lease)
+	case o.WireGuard != nil:
+		err = o.wireguard(ctx, lab)
 	case o.Keep != "":
 		err = o.keep(ctx, lab)
 	default:
@@ -104,6 +114,18 @@ func (o Op) keep(ctx context.Context, lab topology.Lab) error {
 		return k.End(ctx, o.Space)
 	}
 	return k.Start(ctx, o.Space)
+}
+
+func (o Op) wireguard(ctx context.Context, lab topology.Lab) error {
+	ns, err := lab.Namespace(o.Space)
+	if err != nil {
+		return err
+	}
+	s, err := probe.Open(ctx, ns)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.SetWireGuard(ctx, *o.WireGuard), s.Close())
 }
 
 // output runs a command in a namespace of the lab and returns what it prints.

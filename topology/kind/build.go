@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -60,26 +61,14 @@ func (b *builder) build(ctx context.Context) error {
 // create makes the network and the cluster.
 func (b *builder) create(ctx context.Context, image string) (string, error) {
 	segment := b.plan.Segments[0]
-	if _, err := docker(ctx, nil, "network", "create", "-d", "bridge", "--subnet", segment.CIDR.String(),
-		"-o", fmt.Sprintf("com.docker.network.driver.mtu=%d", segment.MTU), network(b.cluster)); err != nil {
+	create := []string{"network", "create", "-d", "bridge", "--subnet", segment.CIDR.String(), "-o", fmt.Sprintf("com.docker.network.driver.mtu=%d", segment.MTU)}
+	if gw := gateway(b.plan); gw.IsValid() {
+		create = append(create, "--gateway", gw.String())
+	}
+	if _, err := docker(ctx, nil, append(create, network(b.cluster))...); err != nil {
 		return "", fmt.Errorf("make the network of the nodes: %w", err)
 	}
-	config := &v1alpha4.Cluster{
-		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: b.plan.Network.Network.String(), ServiceSubnet: b.plan.ServiceCIDR.String()},
-	}
-	for i := range b.plan.Nodes {
-		role := v1alpha4.WorkerRole
-		if b.plan.Nodes[i].Role == topology.ControlPlane {
-			role = v1alpha4.ControlPlaneRole
-		}
-		config.Nodes = append(config.Nodes, v1alpha4.Node{Role: role})
-	}
-	err := onNetwork(network(b.cluster), func() error {
-		return engine().Create(b.cluster,
-			cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(image),
-			cluster.CreateWithKubeconfigPath(b.state.path("kubeconfig")), cluster.CreateWithDisplayUsage(false))
-	})
-	if err != nil {
+	if err := b.createCluster(ctx, cluster.CreateWithV1Alpha4Config(clusterConfig(b.plan)), cluster.CreateWithNodeImage(image)); err != nil {
 		return "", fmt.Errorf("create the cluster %s: %w", b.cluster, explain(err))
 	}
 	// The cluster's DNS is pods that the plan does not know, on nodes that
@@ -88,6 +77,58 @@ func (b *builder) create(ctx context.Context, image string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%d nodes", len(b.plan.Nodes)), nil
+}
+
+// clusterConfig is what kind is asked for.
+func clusterConfig(p *topology.Plan) *v1alpha4.Cluster {
+	config := &v1alpha4.Cluster{
+		Networking: v1alpha4.Networking{DisableDefaultCNI: true, PodSubnet: p.Network.Network.String(), ServiceSubnet: p.ServiceCIDR.String()},
+	}
+	for i := range p.Nodes {
+		role := v1alpha4.WorkerRole
+		if p.Nodes[i].Role == topology.ControlPlane {
+			role = v1alpha4.ControlPlaneRole
+		}
+		config.Nodes = append(config.Nodes, v1alpha4.Node{Role: role})
+	}
+	return config
+}
+
+// createCluster has kind make the cluster. Kind knows no context: when this one
+// ends, the nodes are taken away from under it until it gives up.
+func (b *builder) createCluster(ctx context.Context, options ...cluster.CreateOption) error {
+	kubeconfig := b.state.path("kubeconfig")
+	options = append(options, cluster.CreateWithKubeconfigPath(kubeconfig), cluster.CreateWithDisplayUsage(false))
+	made := make(chan error, 1)
+	go func() {
+		made <- onNetwork(network(b.cluster), func() error { return engine().Create(b.cluster, options...) })
+	}()
+	select {
+	case err := <-made:
+		return err
+	case <-ctx.Done():
+	}
+	for {
+		_ = engine().Delete(b.cluster, kubeconfig) // what comes after, the next time or undo takes
+		select {
+		case err := <-made:
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// gateway is where the default route of the first node leads that has one: that
+// of the segment, where the spec names it. Docker's network has one in any case.
+func gateway(p *topology.Plan) netip.Addr {
+	for i := range p.Nodes {
+		for _, r := range p.Nodes[i].Routes {
+			if !r.Dst.IsValid() || r.Dst.Bits() == 0 {
+				return r.Via
+			}
+		}
+	}
+	return netip.Addr{}
 }
 
 // explain adds what the failed command printed, which kind's errors leave out.
@@ -123,7 +164,9 @@ func hosts(p *topology.Plan, cluster string) map[string]string {
 // master is the container of the control plane.
 func (b *builder) master() string { return b.cluster + "-" + string(topology.ControlPlane) }
 
-// agents puts the agent on every node, and waits until each is ready.
+// agents puts the agent on every node, and waits until each is ready. The pods are
+// made meanwhile: kubelet has them wired as soon as a node has its plugin and its
+// subnet.
 func (b *builder) agents(ctx context.Context) (string, error) {
 	if err := b.loadAgent(); err != nil {
 		return "", err
@@ -137,6 +180,9 @@ func (b *builder) agents(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if _, err := kubectl(ctx, b.master(), bytes.NewReader(manifest), "apply", "-f", "-"); err != nil {
+		return "", err
+	}
+	if err := b.makePods(ctx); err != nil {
 		return "", err
 	}
 	if _, err := kubectl(ctx, b.master(), nil, "-n", deploy.Namespace, "rollout", "status", "daemonset/"+deploy.DaemonSet, "--timeout="+rolloutTimeout.String()); err != nil {
@@ -192,14 +238,14 @@ func netConf(c topology.NetConf) ([]byte, error) {
 // labLabel is on the pods of the plan.
 const labLabel = "overlab.dev/lab"
 
-// pods makes the plan's pods, and waits until they run.
-func (b *builder) pods(ctx context.Context) (string, error) {
+// makePods makes the plan's pods, and waits for none.
+func (b *builder) makePods(ctx context.Context) error {
 	if len(b.plan.Pods) == 0 {
-		return "none", nil
+		return nil
 	}
 	pause, err := pauseImage(ctx, b.master())
 	if err != nil {
-		return "", err
+		return err
 	}
 	on := hosts(b.plan, b.cluster)
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "List"}}
@@ -209,10 +255,15 @@ func (b *builder) pods(ctx context.Context) (string, error) {
 	}
 	manifest, err := json.Marshal(list)
 	if err != nil {
-		return "", fmt.Errorf("write the manifest of the pods: %w", err)
+		return fmt.Errorf("write the manifest of the pods: %w", err)
 	}
-	if err := b.applyPods(ctx, manifest); err != nil {
-		return "", err
+	return b.applyPods(ctx, manifest)
+}
+
+// pods waits until the plan's pods run.
+func (b *builder) pods(ctx context.Context) (string, error) {
+	if len(b.plan.Pods) == 0 {
+		return "none", nil
 	}
 	if _, err := kubectl(ctx, b.master(), nil, "wait", "pod", "-l", labLabel+"="+b.plan.Name, "--for=condition=Ready", "--timeout="+podTimeout.String()); err != nil {
 		said, _ := kubectl(ctx, b.master(), nil, "get", "events", "--field-selector=type=Warning")

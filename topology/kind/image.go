@@ -20,12 +20,13 @@ type nodeImage struct {
 	pull          bool
 }
 
-// chooseImage takes the image that was asked for; kind's own, where Docker has
+// chooseImage takes the image that was asked for, pulled where Docker has it not,
+// as kind itself would, unseen; kind's own, where Docker has
 // it; the one that `overlab image node` built, from Docker or the cache; and
 // else kind's own, to be pulled.
 func chooseImage(ctx context.Context, asked string) (nodeImage, error) {
 	if asked != "" {
-		return nodeImage{name: asked}, nil
+		return nodeImage{name: asked, pull: !hasImage(ctx, asked)}, nil
 	}
 	for _, name := range []string{defaults.Image, nodeimage.Name} {
 		if hasImage(ctx, name) {
@@ -53,10 +54,12 @@ func (b *builder) loadImage(ctx context.Context) (name, detail string, err error
 		return "", "", err
 	}
 	if image.pull {
-		if _, err := docker(ctx, nil, "pull", "-q", image.name); err != nil {
-			return "", "", fmt.Errorf("there is no node image for kind, and none can be pulled: %w (`overlab image node` builds one from Debian packages and Go modules)", err)
+		if err := b.state.bring(image.name); err != nil {
+			return "", "", err
 		}
-		b.state.Image = image.name
+		if _, err := docker(ctx, nil, "pull", "-q", image.name); err != nil {
+			return "", "", fmt.Errorf("there is no node image %s in Docker, and it cannot be pulled: %w (`overlab image node` builds one from Debian packages and Go modules)", image.name, err)
+		}
 		return image.name, image.name + ", pulled", nil
 	}
 	if image.archive == "" {
@@ -67,10 +70,12 @@ func (b *builder) loadImage(ctx context.Context) (name, detail string, err error
 		return "", "", fmt.Errorf("load the node image: %w", err)
 	}
 	defer f.Close()
+	if err := b.state.bring(image.name); err != nil {
+		return "", "", err
+	}
 	if _, err := docker(ctx, f, "load"); err != nil {
 		return "", "", fmt.Errorf("load the node image %s: %w", image.archive, err)
 	}
-	b.state.Image = image.name
 	return image.name, image.name + " from " + image.archive, nil
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // planOf plans a spec.
-func planOf(t *testing.T, spec string) *topology.Plan {
+func planOf(t testing.TB, spec string) *topology.Plan {
 	t.Helper()
 	s, err := topology.Parse("lab.yaml", []byte("apiVersion: overlab/v1alpha1\nkind: Lab\n"+spec))
 	if err != nil {
@@ -59,6 +59,22 @@ func TestHosts(t *testing.T) {
 		if got[node] != want {
 			t.Errorf("%s is %q, want %q of %v", node, got[node], want, got)
 		}
+	}
+}
+
+// TestClusterConfig: what the spec says of networks is what kind and Docker are
+// asked for, and the pods' is the agents' too.
+func TestClusterConfig(t *testing.T) {
+	p := planOf(t, "spec: {provider: kind, network: {Network: 10.9.0.0/16}, serviceCIDR: 10.7.0.0/20, underlay: [{name: lan, cidr: 172.20.0.0/24, gateway: 172.20.0.9}]}\n")
+	c := clusterConfig(p)
+	if c.Networking.PodSubnet != "10.9.0.0/16" || c.Networking.ServiceSubnet != "10.7.0.0/20" || !c.Networking.DisableDefaultCNI || len(c.Nodes) != 3 || c.Nodes[0].Role != "control-plane" {
+		t.Errorf("%+v", c)
+	}
+	if gw := gateway(p); gw.String() != "172.20.0.9" {
+		t.Errorf("gateway %s", gw)
+	}
+	if gw := gateway(planOf(t, "spec: {provider: kind}\n")); gw.IsValid() {
+		t.Errorf("gateway %s where the spec names none", gw)
 	}
 }
 
@@ -222,6 +238,7 @@ func TestCluster(t *testing.T) {
 		}
 	})
 	t.Run("Agents", func(t *testing.T) { agents(t, lab.(*Lab)) })
+	t.Run("Healed", func(t *testing.T) { healed(t, lab.(*Lab)) })
 	t.Run("Down", func(t *testing.T) {
 		if err := errors.Join(lab.Close(), down()); err != nil {
 			t.Fatal(err)
@@ -238,7 +255,7 @@ func TestCluster(t *testing.T) {
 }
 
 // requireCluster skips the test where a cluster cannot be made.
-func requireCluster(t *testing.T) *Provider {
+func requireCluster(t testing.TB) *Provider {
 	t.Helper()
 	skip := func(why any) { t.Skipf("SKIPPED, NOT TESTED: no cluster can be made here: %v (make test-kind)", why) }
 	bin := os.Getenv("OVERLAB_BIN")

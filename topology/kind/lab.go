@@ -130,6 +130,7 @@ func (l *Lab) describe(ctx context.Context, a *topology.AgentStatus, pod *corev1
 	for _, c := range pod.Spec.Containers {
 		a.Command = append([]string{deploy.DaemonSet}, c.Args...)
 	}
+	a.LogFormat = topology.LogCRI
 	// The link that kubelet makes in /var/log/containers leads here.
 	a.Log = fmt.Sprintf("/proc/%d/root/var/log/pods/%s_%s_%s/%s/0.log", pid, pod.Namespace, pod.Name, pod.UID, deploy.DaemonSet)
 	for _, c := range pod.Status.ContainerStatuses {

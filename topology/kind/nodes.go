@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -76,4 +77,28 @@ func (l *Lab) awaitPod(ctx context.Context, pod string) error {
 		case <-time.After(agentPoll):
 		}
 	}
+}
+
+// pluginList and pluginDir are where the agent's init container leaves the
+// plugins' list and programs (deploy/overlab.yaml).
+const (
+	pluginList = "/etc/cni/net.d/10-overlab.conflist"
+	pluginDir  = "/opt/cni/bin"
+)
+
+// Plugins returns a node's CNI network configuration list, and the folders of the
+// plugins, by a path that is good here and on the node.
+func (l *Lab) Plugins(node string) (list []byte, path []string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dockerTimeout)
+	defer cancel()
+	pid, err := l.view.process(ctx, l.on[node])
+	if err != nil {
+		return nil, nil, err
+	}
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	list, err = os.ReadFile(root + pluginList)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the CNI configuration of %s: %w", node, err)
+	}
+	return list, []string{root + pluginDir}, nil
 }

@@ -187,8 +187,7 @@ func (*Provider) Down(ctx context.Context, name string) error {
 	}
 	s, err := load(name)
 	if errors.Is(err, topology.ErrNoLab) {
-		dir, dirErr := stateDir(name)
-		s, err = &state{dir: dir}, dirErr
+		s, err = unfinished(name)
 	}
 	if err != nil {
 		return err

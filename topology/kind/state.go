@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/overlab/overlab/internal/wholefile"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -72,15 +73,47 @@ func (s *state) path(name string) string { return filepath.Join(s.dir, name) }
 func (s *state) keep() error {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err == nil {
-		err = os.WriteFile(s.path(stateFile+".new"), append(b, '\n'), 0o600)
-	}
-	if err == nil {
-		err = os.Rename(s.path(stateFile+".new"), s.path(stateFile))
+		err = wholefile.Write(s.path(stateFile), 0o600, func(f *os.File) error {
+			_, err := f.Write(append(b, '\n'))
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("keep the state of the lab: %w", err)
 	}
 	return nil
+}
+
+// imageFile names the image that the lab brings into Docker, also when its Up is
+// killed.
+const imageFile = "image"
+
+// bring notes the image before it comes.
+func (s *state) bring(image string) error {
+	s.Image = image
+	err := wholefile.Write(s.path(imageFile), 0o600, func(f *os.File) error {
+		_, err := f.WriteString(image)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note the node image: %w", err)
+	}
+	return nil
+}
+
+// unfinished is the state of a lab whose Up was killed, or goes on.
+func unfinished(name string) (*state, error) {
+	dir, err := stateDir(name)
+	if err != nil {
+		return nil, err
+	}
+	s := &state{dir: dir}
+	image, err := os.ReadFile(s.path(imageFile))
+	if err != nil && !absent(err) {
+		return nil, fmt.Errorf("read which image lab %s has brought: %w", name, err)
+	}
+	s.Image = string(image)
+	return s, nil
 }
 
 // load reads the state of a lab; topology.ErrNoLab if there is none.

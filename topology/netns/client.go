@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -18,20 +19,40 @@ import (
 )
 
 // ask sends a request that has one answer.
-func ask(dir string, req request) (*response, error) {
+func ask(ctx context.Context, dir string, req request) (*response, error) {
 	p, err := dial(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer p.conn.Close()
-	if err := p.send(req); err != nil {
-		return nil, err
-	}
+	return p.exchange(ctx, req)
+}
+
+// lastWord is how long a supervisor may take to say why something was not done in
+// time: it bounds itself, and knows more than that the time is up.
+const lastWord = time.Second
+
+// exchange sends a message and waits for its answer, as long as ctx lives.
+func (p *peer) exchange(ctx context.Context, message any) (*response, error) {
+	stop := context.AfterFunc(ctx, func() {
+		end := time.Now()
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			end = end.Add(lastWord)
+		}
+		_ = p.conn.SetDeadline(end) // the socket is open
+	})
+	defer stop()
 	var resp response
-	if _, err := p.receive(&resp); err != nil {
-		return nil, err
+	err := p.send(message)
+	if err == nil {
+		_, err = p.receive(&resp)
 	}
-	if resp.Error != "" {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("the lab's supervisor gave no answer: %w", context.Cause(ctx))
+	case err != nil:
+		return nil, err
+	case resp.Error != "":
 		return nil, errors.New(resp.Error)
 	}
 	return &resp, nil
@@ -39,33 +60,18 @@ func ask(dir string, req request) (*response, error) {
 
 // hold sends a request whose effect lasts until release, or as long as the
 // connection.
-func hold(dir string, req request) (release func(context.Context) error, err error) {
+func hold(ctx context.Context, dir string, req request) (release func(context.Context) error, err error) {
 	p, err := dial(dir)
 	if err != nil {
 		return nil, err
 	}
-	answer := func() error {
-		var resp response
-		if _, err := p.receive(&resp); err != nil {
-			return err
-		}
-		if resp.Error != "" {
-			return errors.New(resp.Error)
-		}
-		return nil
-	}
-	if err := p.send(req); err != nil {
+	if _, err := p.exchange(ctx, req); err != nil {
 		return nil, errors.Join(err, p.conn.Close())
 	}
-	if err := answer(); err != nil {
-		return nil, errors.Join(err, p.conn.Close())
-	}
-	return func(context.Context) error {
+	return func(ctx context.Context) error {
 		defer p.conn.Close() // the answer is all that is left to come
-		if err := p.send(struct{}{}); err != nil {
-			return err
-		}
-		return answer()
+		_, err := p.exchange(ctx, struct{}{})
+		return err
 	}, nil
 }
 

@@ -1,12 +1,17 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // connection is both ends of a control connection.
@@ -91,3 +96,78 @@ func TestDialWithoutALab(t *testing.T) {
 		t.Errorf("dial = %v", err)
 	}
 }
+
+// TestControlGivesUpWithItsContext: a supervisor that does not answer, as one
+// that is stopped, keeps nobody who no longer wants to wait.
+func TestControlGivesUpWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	l, err := listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // it never accepts
+	for name, try := range map[string]func(context.Context) error{
+		"ask":  func(ctx context.Context) error { _, err := ask(ctx, dir, request{Op: opStatus}); return err },
+		"hold": func(ctx context.Context) error { _, err := hold(ctx, dir, request{Op: opHold}); return err },
+	} {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("nobody waits"))
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { ended <- try(ctx) }()
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "nobody waits") {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s waits on", name)
+		}
+	}
+}
+
+// TestControlOutlivesALackOfDescriptors: a lab that has too many files open for
+// a moment answers again afterwards.
+func TestControlOutlivesALackOfDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	listener, err := listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	p, err := dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.conn.Close()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.Default()
+	defer slog.SetDefault(log)
+	refused := make(chan struct{}, 100)
+	slog.SetDefault(slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
+		refused <- struct{}{}
+		return len(b), nil
+	}), nil)))
+	few := limit
+	few.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{plan: planOf(t, "spec: {}\n")}
+	go l.serve(listener)
+	<-refused
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := p.exchange(ctx, request{Op: "nothing"}); err == nil || !strings.Contains(err.Error(), "unknown operation") {
+		t.Errorf("the lab's answer: %v", err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

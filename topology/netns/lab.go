@@ -54,8 +54,8 @@ func (l *outsideLab) Plan() *topology.Plan { return l.plan }
 func (*outsideLab) Close() error { return nil }
 
 // Status implements topology.Lab.
-func (l *outsideLab) Status(context.Context) (topology.Status, error) {
-	s, err := state{name: l.plan.Name, dir: l.dir}.status()
+func (l *outsideLab) Status(ctx context.Context) (topology.Status, error) {
+	s, err := state{name: l.plan.Name, dir: l.dir}.status(ctx)
 	if err != nil {
 		return topology.Status{}, err
 	}
@@ -63,35 +63,35 @@ func (l *outsideLab) Status(context.Context) (topology.Status, error) {
 }
 
 // RestartAgent kills a node's agent and returns when the next one is ready.
-func (l *outsideLab) RestartAgent(_ context.Context, node string) error {
-	_, err := ask(l.dir, request{Op: opRestart, Node: node})
+func (l *outsideLab) RestartAgent(ctx context.Context, node string) error {
+	_, err := ask(ctx, l.dir, request{Op: opRestart, Node: node})
 	return err
 }
 
 // HoldAgent kills a node's agent, and keeps it from being started again until
 // release, which returns when the next one is ready. The end of the calling
 // process releases it too.
-func (l *outsideLab) HoldAgent(_ context.Context, node string) (release func(context.Context) error, err error) {
-	return hold(l.dir, request{Op: opHold, Node: node})
+func (l *outsideLab) HoldAgent(ctx context.Context, node string) (release func(context.Context) error, err error) {
+	return hold(ctx, l.dir, request{Op: opHold, Node: node})
 }
 
 // HoldStore ends the store, and starts it again with its data on release, or
 // when the calling process ends.
-func (l *outsideLab) HoldStore(context.Context) (release func(context.Context) error, err error) {
-	return hold(l.dir, request{Op: opHold})
+func (l *outsideLab) HoldStore(ctx context.Context) (release func(context.Context) error, err error) {
+	return hold(ctx, l.dir, request{Op: opHold})
 }
 
 // End ends a node's agent, or with an empty name the store, until Start. It
 // outlives the calling process; what is ended already stays so.
-func (l *outsideLab) End(_ context.Context, node string) error {
-	_, err := ask(l.dir, request{Op: opEnd, Node: node})
+func (l *outsideLab) End(ctx context.Context, node string) error {
+	_, err := ask(ctx, l.dir, request{Op: opEnd, Node: node})
 	return err
 }
 
 // Start starts again what End ended, and returns when it is ready; what runs
 // goes on.
-func (l *outsideLab) Start(_ context.Context, node string) error {
-	_, err := ask(l.dir, request{Op: opStart, Node: node})
+func (l *outsideLab) Start(ctx context.Context, node string) error {
+	_, err := ask(ctx, l.dir, request{Op: opStart, Node: node})
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/internal/netns"
+	"github.com/overlab/overlab/internal/wholefile"
 	"github.com/overlab/overlab/topology"
 )
 
@@ -179,12 +180,8 @@ func writeSubnetFiles(p *topology.Plan) error {
 				netip.PrefixFrom(n.PodCIDR6.Addr().Next(), n.PodCIDR6.Bits()))
 		}
 		env += fmt.Sprintf("FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", p.OverlayMTU(n), n.Agent.IPMasq)
-		file, half := nodeFolder(n.Name, "run/flannel/subnet.env"), nodeFolder(n.Name, "run/flannel/.subnet.env")
-		err := os.WriteFile(half, []byte(env), 0o644)
-		if err == nil {
-			err = os.Rename(half, file) // in one step, as an agent does
-		}
-		if err != nil {
+		// In one step, as an agent does.
+		if err := wholefile.WriteBytes(nodeFolder(n.Name, "run/flannel/subnet.env"), 0o644, []byte(env)); err != nil {
 			return fmt.Errorf("write subnet.env of node %s: %w", n.Name, err)
 		}
 	}

@@ -339,7 +339,10 @@ func (*Provider) List(ctx context.Context) ([]topology.Status, error) {
 			errs = append(errs, err)
 			continue
 		}
-		status, err := st.status()
+		status, err := st.status(ctx)
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
 		if err != nil {
 			// It is coming up or going down: its lock is held, its socket is not
 			// open.
@@ -351,8 +354,8 @@ func (*Provider) List(ctx context.Context) ([]topology.Status, error) {
 }
 
 // status asks the lab's supervisor.
-func (s state) status() (*topology.Status, error) {
-	resp, err := ask(s.dir, request{Op: opStatus})
+func (s state) status(ctx context.Context) (*topology.Status, error) {
+	resp, err := ask(ctx, s.dir, request{Op: opStatus})
 	if err != nil {
 		return nil, err
 	}
@@ -367,7 +370,7 @@ func (s state) status() (*topology.Status, error) {
 	if cred, err := p.credentials(); err == nil {
 		resp.Status.PID = int(cred.Pid)
 	}
-	if resp.Status.Containers, err = s.containers(); err != nil {
+	if resp.Status.Containers, err = s.containers(ctx); err != nil {
 		return nil, err
 	}
 	for i := range resp.Status.Agents { // too much for one control message
@@ -378,10 +381,10 @@ func (s state) status() (*topology.Status, error) {
 }
 
 // containers asks for the containers, of which one message may not hold all.
-func (s state) containers() ([]topology.ContainerStatus, error) {
+func (s state) containers(ctx context.Context) ([]topology.ContainerStatus, error) {
 	var all []topology.ContainerStatus
 	for {
-		resp, err := ask(s.dir, request{Op: opContainers, From: len(all)})
+		resp, err := ask(ctx, s.dir, request{Op: opContainers, From: len(all)})
 		if err != nil {
 			return nil, err
 		}

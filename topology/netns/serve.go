@@ -16,13 +16,21 @@ import (
 	"github.com/overlab/overlab/internal/netns"
 )
 
+// acceptPause is the pause after a connection that could not be accepted, as for
+// want of descriptors: it is tried again.
+const acceptPause = 100 * time.Millisecond
+
 // serve answers the control socket for the rest of the lab's life.
 func (l *lab) serve(listener *net.UnixListener) {
 	for {
 		conn, err := listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
 		if err != nil {
 			slog.Error("accept control connection", "error", err)
-			return
+			time.Sleep(acceptPause)
+			continue
 		}
 		go func() {
 			defer conn.Close()
@@ -150,6 +158,8 @@ func (l *lab) keepEnded(op, node string) response {
 	case op == opStart && release != nil:
 		delete(l.ended.releases, node)
 		err = release(ctx)
+	case op == opStart && node == "":
+		err = l.reviveStore(ctx)
 	}
 	if err != nil {
 		return response{Error: err.Error()}
@@ -157,19 +167,40 @@ func (l *lab) keepEnded(op, node string) response {
 	return response{}
 }
 
+var errStoreHeld = errors.New("the store is held by another command")
+
 // holdStore ends the store, whose data stay.
 func (l *lab) holdStore(context.Context) (release func(context.Context) error, err error) {
 	if !l.storeHeld.TryLock() {
-		return nil, errors.New("the store is held by another command")
+		return nil, errStoreHeld
 	}
-	l.store.stop()
+	if l.store != nil {
+		l.store.stop()
+		l.store = nil
+	}
 	return func(ctx context.Context) error {
 		defer l.storeHeld.Unlock()
-		if err := l.openStore(l.spaces[l.plan.Store.Node]); err != nil {
-			return err
-		}
-		return l.store.wait(ctx)
+		return l.restartStore(ctx)
 	}, nil
+}
+
+// reviveStore starts a store that could not come back when it was let go.
+func (l *lab) reviveStore(ctx context.Context) error {
+	if !l.storeHeld.TryLock() {
+		return errStoreHeld
+	}
+	defer l.storeHeld.Unlock()
+	if l.store != nil {
+		return nil
+	}
+	return l.restartStore(ctx)
+}
+
+func (l *lab) restartStore(ctx context.Context) error {
+	if err := l.openStore(l.spaces[l.plan.Store.Node]); err != nil {
+		return err
+	}
+	return l.store.wait(ctx)
 }
 
 // run runs a process for a client until it ends or the client goes away.

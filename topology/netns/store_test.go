@@ -126,3 +126,43 @@ func TestStoreWhosePortIsUsed(t *testing.T) {
 		})
 	}
 }
+
+// TestStoreThatCannotComeBack: where something else has the port by then, who
+// wants the store back is told so, each time, and has it once the port is free.
+func TestStoreThatCannotComeBack(t *testing.T) {
+	labFolders(t)
+	p := planOf(t, "spec: {}\n")
+	l := &lab{
+		plan: p, spaces: map[string]*space{p.Store.Node: {name: p.Store.Node, set: nstest.New(t)}},
+		ended: ended{releases: map[string]func(context.Context) error{}},
+	}
+	home := l.spaces[p.Store.Node]
+	if err := errors.Join(l.openStore(home), l.store.wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if r := l.keepEnded(opEnd, ""); r.Error != "" {
+		t.Fatal(r.Error)
+	}
+	var other net.Listener
+	if err := home.set.Do(func() (err error) { other, err = net.Listen("tcp", ":2379"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if r := l.keepEnded(opStart, ""); !strings.Contains(r.Error, "port 2379: something else") {
+			t.Errorf("the store cannot come back: %q", r.Error)
+		}
+	}
+	if r := l.keepEnded(opEnd, ""); r.Error != "" {
+		t.Errorf("what is ended stays so: %s", r.Error)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r := l.keepEnded(opStart, ""); r.Error != "" {
+		t.Fatalf("the port is free: %s", r.Error)
+	}
+	if _, err := v3client.New(l.store.server.Server).Get(t.Context(), "any"); err != nil {
+		t.Errorf("the store does not answer: %v", err)
+	}
+	l.store.stop()
+}

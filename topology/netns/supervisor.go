@@ -50,10 +50,12 @@ type lab struct {
 	procs  *processes
 	spaces map[string]*space
 	agents map[string]*agent
-	store  *store
+	// store is nil while it is ended.
+	store *store
 	// containers are the pods', where they have any.
 	containers containers
-	// storeHeld is locked while the store is ended for a client.
+	// storeHeld is locked while the store is ended for a client, and whenever it
+	// is ended or started.
 	storeHeld sync.Mutex
 	ended     ended
 	phases    []topology.Phase

@@ -109,8 +109,5 @@ func write(path string, f memoryFile) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return wholefile.Write(path, 0o600, func(f *os.File) error {
-		_, err := f.Write(text)
-		return err
-	})
+	return wholefile.WriteBytes(path, 0o600, text)
 }

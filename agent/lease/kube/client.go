@@ -54,7 +54,7 @@ func newClient(url, kubeconfig string) (*rest.RESTClient, runtime.ParameterCodec
 // often the kernel repeats itself; another try is.
 func dialer() *net.Dialer {
 	return &net.Dialer{
-		Timeout:         time.Second,
+		Timeout:         1500 * time.Millisecond, // a SYN, and one more after a second
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 4},
 	}
 }

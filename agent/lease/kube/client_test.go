@@ -35,10 +35,7 @@ func TestLinkFlap(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	var c net.Conn
-	if err := node.Do(func() (err error) { c, err = dialer().DialContext(t.Context(), "tcp4", "10.0.0.2:6443"); return err }); err != nil {
-		t.Fatal(err)
-	}
+	c := dial(t, node, "10.0.0.2:6443")
 	defer c.Close()
 	server, err := l.Accept()
 	if err != nil {
@@ -63,6 +60,21 @@ func TestLinkFlap(t *testing.T) {
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection ends with %v; want a reset", err)
+	}
+}
+
+// dial connects as the agent does, and as often: a link that has just come up
+// loses what is sent in its first moments.
+func dial(t *testing.T, from *netns.Set, address string) (c net.Conn) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		err := from.Do(func() (err error) { c, err = dialer().DialContext(t.Context(), "tcp4", address); return err })
+		if err == nil {
+			return c
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 }
 

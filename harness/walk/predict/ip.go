@@ -233,6 +233,18 @@ func (s *Space) refusesSource(l *probe.Link, f *Frame) (reason, mend string) {
 	return "", ""
 }
 
+// isLeaf reports whether a namespace, as a pod's, has one link to the others and
+// so nobody to forward to.
+func (s *Space) isLeaf() bool {
+	links := 0
+	for _, l := range s.State.Links {
+		if l.Name != "lo" {
+			links++
+		}
+	}
+	return links == 1
+}
+
 // forward sends a packet on that is for another namespace.
 func (w *walker) forward(s *Space, in *probe.Link, f *Frame) {
 	keys := []string{"net/ipv4/ip_forward", "net/ipv4/conf/" + in.Name + "/forwarding"}
@@ -240,6 +252,10 @@ func (w *walker) forward(s *Space, in *probe.Link, f *Frame) {
 		keys = []string{"net/ipv6/conf/all/forwarding"}
 	}
 	for _, key := range keys {
+		if s.sysctl(key, "1") == "0" && s.isLeaf() {
+			w.drop(s, in.Name, fmt.Sprintf("%s has no address %s: the packet is not for it, and its kernel drops it", s.name(), f.Dst), "", "")
+			return
+		}
 		if s.sysctl(key, "1") == "0" {
 			w.drop(s, in.Name, fmt.Sprintf("%s does not forward: %s is 0, and the kernel drops what is for others", s.name(), key),
 				s.name(), "sysctl -w "+key+"=1")

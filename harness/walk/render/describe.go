@@ -151,6 +151,14 @@ func steps(r *walk.Report) int {
 	return n
 }
 
+// Outcome is what became of the packet, and why, in a line.
+func Outcome(r *walk.Report) string {
+	if r.Divergence != nil && r.Divergence.Cause != "" {
+		return outcome(r) + ": " + r.Divergence.Cause
+	}
+	return outcome(r)
+}
+
 // outcome is the verdict's sentence.
 func outcome(r *walk.Report) string {
 	switch r.Verdict {

@@ -44,6 +44,7 @@ h1{font-size:1.3rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem}p{margin:.
 .verdict{border-left:4px solid;padding:.4rem .8rem;margin:1rem 0;background:var(--card)}
 .verdict b{font-size:1.05rem}.verdict table{color:var(--ink)}
 .drawing{overflow-x:auto;border:1px solid var(--line);border-radius:6px;padding:.5rem}
+.drawing svg{max-width:100%;min-width:46rem;height:auto;display:block}
 ol{list-style:none;padding:0}li{border:1px solid var(--line);border-radius:6px;padding:.5rem .8rem;margin:.5rem 0}
 li.lost{border-color:var(--bad)}
 .head{display:flex;justify-content:space-between;gap:1rem;font-weight:600}
