@@ -137,7 +137,7 @@ func programs(t *testing.T) string {
 		return dir
 	}
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir+"/", "../cmd/overlab", "../cmd/overlabd")
+	build := exec.Command("go", "build", "-o", dir+"/", "../cmd/overlab", "../cmd/overlabd", "../cmd/overlab-cni")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the programs: %v\n%s", err, out)
 	}

@@ -473,3 +473,44 @@ func TestRestore(t *testing.T) {
 		t.Errorf("reason %q", why)
 	}
 }
+
+// growing is a lab whose plan another pod joins with each look.
+type growing struct {
+	topology.Lab
+	pods int
+}
+
+func (g *growing) Plan() *topology.Plan {
+	p := *g.Lab.Plan()
+	g.pods++
+	p.Name = fmt.Sprintf("lab-%d", g.pods)
+	return &p
+}
+
+// TestReplayOfARenewedPlan: checks are replayed with the plan that they ran with,
+// also where one that comes before them in the catalogue ran after them, and
+// renewed it.
+func TestReplayOfARenewedPlan(t *testing.T) {
+	lab := &growing{Lab: labtest.Up(t, labtest.Plan(1, 1, 1500))}
+	plan := func(_ context.Context, e *suite.Env) error {
+		e.Evidence("%s", e.Plan().Name)
+		return nil
+	}
+	alone, part := check("A", func(ctx context.Context, e *suite.Env) error {
+		defer plan(ctx, e)
+		return e.Renew(ctx, "master")
+	}), check("B", plan)
+	alone.Disturbs, part.Disturbs, part.Part = true, true, "part"
+	s := newSuite(t, alone, part, check("C", plan))
+	r, err := s.Run(t.Context(), lab, suite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := r.Results[0].Evidence, r.Results[1].Evidence; a == b || b != r.Results[2].Evidence {
+		t.Errorf("the plans are %s and %s", a, b)
+	}
+	v, err := s.Verify(t.Context(), r)
+	if err != nil || v.Count(suite.Holds) != 3 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}

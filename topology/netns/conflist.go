@@ -77,9 +77,13 @@ func (p *Provider) checkPlugins(plan *topology.Plan) error {
 const bundledList = `{"cniVersion":"1.1.0","name":"cbr0","plugins":[{"type":"overlab-cni","delegate":{"hairpinMode":true,"isDefaultGateway":true}}]}`
 
 // Plugins returns the configuration list of a node, and the folders of its
-// plugins as processes inside the lab see them.
-func (l *outsideLab) Plugins(node string) (list []byte, path []string, err error) {
+// plugins as processes inside the lab see them. A lab whose pods the library has
+// wired may lack the plugin.
+func (l *insideLab) Plugins(node string) (list []byte, path []string, err error) {
 	if l.plan.CNI.Conflist == nil {
+		if _, err := os.Stat(filepath.Join(pluginsFolder, "bundled", "overlab-cni")); err != nil {
+			return nil, nil, fmt.Errorf("the lab came up without the plugin overlab-cni, which was neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`, and bring the lab up again: %w", err)
+		}
 		return []byte(bundledList), pluginPath(l.plan), nil
 	}
 	n := l.plan.Node(node)

@@ -2,10 +2,13 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/overlab/overlab/topology"
 )
 
 // A lab whose plugins are not all there is refused, and each is named.
@@ -62,5 +65,14 @@ func TestPluginError(t *testing.T) {
 		if got := pluginError("x", "exit code 1", []byte(tc.answer), []byte(tc.said)).Error(); got != tc.want {
 			t.Errorf("got %q, want %q", got, tc.want)
 		}
+	}
+}
+
+// TestPluginsWithoutOurs: who asks for the plugins of a lab that came up without
+// overlab-cni is told so, and not that each ADD fails.
+func TestPluginsWithoutOurs(t *testing.T) {
+	lab := &insideLab{outsideLab: outsideLab{plan: new(topology.Plan)}}
+	if _, _, err := lab.Plugins("master"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "make build") {
+		t.Errorf("the error is %v", err)
 	}
 }
