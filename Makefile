@@ -66,7 +66,7 @@ test-kube: kube-apiserver ## test the Kubernetes store, against a real API serve
 	@$(GO) test -count=1 -run TestKube ./agent/
 
 .PHONY: test-kind
-test-kind: build ## test the kind provider on real clusters, from nothing (root)
+test-kind: build ## test the kind and kubernetes providers on real clusters, from nothing (root)
 	@hack/test-kind
 
 test-kernel: ## run what this kernel cannot (ipip, wireguard, ipsec) on Debian's, in QEMU

@@ -39,6 +39,9 @@ type Plan struct {
 	Store Store `json:"store"`
 	// CNI is how pods are wired.
 	CNI CNI `json:"cni"`
+	// Existing says that the lab is a cluster that was there before: its nodes
+	// have pods, addresses and routes besides the plan's.
+	Existing bool `json:"existing,omitempty"`
 }
 
 // CNI is how pods are wired.
@@ -49,6 +52,9 @@ type CNI struct {
 	// Conflist is the configuration list whose plugins wire pods in place of
 	// the bundled one, nil for that one. ConflistOn has it as on a node.
 	Conflist map[string]any `json:"conflist,omitempty"`
+	// Foreign is the name of the network that wires the pods of a cluster that was
+	// there before, where it is not as flannel does: nothing of how is known.
+	Foreign string `json:"foreign,omitempty"`
 	// PluginDirs are the folders of those plugins, absolute.
 	PluginDirs []string `json:"pluginDirs,omitempty"`
 }

@@ -151,6 +151,9 @@ type Status struct {
 	Containers []ContainerStatus `json:"containers,omitempty"`
 	// Dir is the state folder.
 	Dir string `json:"dir,omitempty"`
+	// Found says in words what was found of a cluster that was there before, and
+	// by what.
+	Found []string `json:"found,omitempty"`
 }
 
 // AgentStatus describes one node's agent.

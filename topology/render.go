@@ -66,7 +66,7 @@ func WriteTable(w io.Writer, p *Plan) error {
 		fmt.Sprintf("lab %s, provider %s", p.Name, p.Provider),
 		fmt.Sprintf("network %s%s, a /%d a node", p.Network.Network, and(p.Network.IPv6Network), p.Network.SubnetLen),
 		"backend " + p.Network.Backend.describe(),
-		fmt.Sprintf("store %s on %s, port %d, prefix %s", p.Store.Type, p.Store.Node, p.Store.Port, p.Store.Prefix),
+		p.Store.describe(),
 	} {
 		fmt.Fprintln(b, clip(line, tableWidth))
 	}
@@ -92,6 +92,17 @@ func and(p netip.Prefix) string {
 		return ""
 	}
 	return " and " + p.String()
+}
+
+// describe says where the leases live.
+func (s Store) describe() string {
+	switch s.Type {
+	case "":
+		return "no store that is known"
+	case "kubernetes":
+		return "store kubernetes on " + s.Node
+	}
+	return fmt.Sprintf("store %s on %s, port %d, prefix %s", s.Type, s.Node, s.Port, s.Prefix)
 }
 
 // describe names the backend with what tells two of a type apart.

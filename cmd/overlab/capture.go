@@ -52,7 +52,7 @@ inner looks at the packet inside of VXLAN.`,
   overlab capture node-1:eth0 udp --for 5s -w udp.pcapng`,
 		ValidArgsFunction: c.completeTaps(&f.name),
 	}
-	c.nameFlag(cmd, &f.name)
+	c.labFlags(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringVarP(&f.file, "write", "w", "", "write pcapng to this file, - for standard output")
 	flags.BoolVar(&f.decode, "decode", false, "with --write, show a line a frame too, on standard error")
@@ -174,14 +174,17 @@ func (c command) runCapture(ctx context.Context, lab topology.Lab, f captureFlag
 		ctx, cancel = context.WithTimeout(ctx, f.period)
 		defer cancel()
 	}
+	open := &sessions{lab: lab}
+	defer func() { err = errors.Join(err, open.close()) }()
 	var sources []capture.Source
 	for _, t := range taps {
 		name, iface, _ := strings.Cut(t, ":")
-		ns, err := lab.Namespace(name)
+		source, err := open.source(ctx, name)
 		if err != nil {
 			return err
 		}
-		sources = append(sources, capture.Source{Namespace: ns, Options: capture.Options{Interface: iface, Filter: match, SnapLen: f.snap, Ring: f.ring(len(taps))}})
+		source.Options = capture.Options{Interface: iface, Filter: match, SnapLen: f.snap, Ring: f.ring(len(taps))}
+		sources = append(sources, source)
 	}
 	out, err := c.captureSink(lab.Plan(), f, taps)
 	if err != nil {
@@ -196,6 +199,19 @@ func (c command) runCapture(ctx context.Context, lab topology.Lab, f captureFlag
 		fmt.Fprintf(c.streams.err, "%s: %d frames passed the filter, %d dropped\n", n.Tap, n.Received, n.Dropped)
 	}
 	return err
+}
+
+// source is where a node or pod is captured at.
+func (s *sessions) source(ctx context.Context, name string) (capture.Source, error) {
+	ns, err := s.lab.Namespace(name)
+	if err != nil {
+		return capture.Source{}, err
+	}
+	if _, here := ns.(topology.Local); here {
+		return capture.Source{Namespace: ns}, nil
+	}
+	session, err := s.Session(ctx, name)
+	return capture.Source{Session: session}, err
 }
 
 // captureSink is where frames go: lines, pcapng, or both.
@@ -293,12 +309,10 @@ func (s *captureSink) end(counts []capture.Counted) error {
 // them.
 func (c command) completeTaps(name *string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		lab, err := c.open(cmd.Context(), *name)
+		p, err := c.peek(cmd.Context(), *name)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		defer lab.Close()
-		p := lab.Plan()
 		var out []string
 		for i := range p.Nodes {
 			n := &p.Nodes[i]

@@ -34,7 +34,7 @@ the usage is broken.`,
   overlab diagnose -o json`,
 		Args: cobra.NoArgs,
 	}
-	c.nameFlag(cmd, &name)
+	c.labFlags(cmd, &name)
 	cmd.Flags().BoolVar(&all, "all", false, fmt.Sprintf("show every cause, not only the first %d", mostCauses))
 	out := outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -46,6 +46,9 @@ the usage is broken.`,
 		defer lab.Close()
 		if outside, ok := lab.(topology.Joiner); ok && !netns.Inside() {
 			return c.inside(ctx, outside, []string{netns.Self, "diagnose", fmt.Sprintf("--all=%t", all), "-o", out.value})
+		}
+		if err := foreign(lab.Plan()); err != nil {
+			return err
 		}
 		open := &sessions{lab: lab}
 		r, err := diagnose.Run(ctx, lab, open)

@@ -40,7 +40,7 @@ usage is broken.`,
   diff <(overlab diff --state --name a) <(overlab diff --state --name b)`,
 		ValidArgsFunction: c.completeAllSpaces(&name),
 	}
-	c.nameFlag(cmd, &name)
+	c.labFlags(cmd, &name)
 	cmd.Flags().BoolVar(&state, "state", false, "show what there is, in words that are the same for every lab of one spec, and compare nothing")
 	cmd.Flags().BoolVar(&mend, "mend", false, "show, for each difference, a command that makes it right")
 	output := outputFlag(cmd, "text", "json")
@@ -79,6 +79,9 @@ func (c command) inside(ctx context.Context, lab topology.Joiner, argv []string)
 }
 
 func (c command) runDiff(ctx context.Context, lab topology.Lab, spaces []string, mend bool, output *format) error {
+	if err := foreign(lab.Plan()); err != nil {
+		return err
+	}
 	open := &sessions{lab: lab}
 	d, err := oracle.Differ(ctx, lab, open, spaces...)
 	if err = errors.Join(err, open.close()); err != nil {
@@ -131,7 +134,7 @@ func (s *sessions) Session(ctx context.Context, name string) (*probe.Session, er
 	if err != nil {
 		return nil, err
 	}
-	session, err := probe.Open(ctx, ns)
+	session, err := probe.Enter(ctx, ns)
 	if err != nil {
 		return nil, err
 	}

@@ -13,14 +13,21 @@ func (c command) down() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "down [NAME|--all]",
 		Short:             "End a lab and everything in it",
-		Example:           "  overlab down\n  overlab down --all",
+		Example:           "  overlab down\n  overlab down --all\n  overlab down --provider kubernetes     remove what is ours from an existing cluster",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: c.completeLabs,
 	}
+	c.clusterFlags(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "end every lab of yours")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if all && len(args) > 0 {
 			return errors.New("down takes a name or --all, not both")
+		}
+		if err := c.chosen.check(); err != nil {
+			return err
+		}
+		if c.existing() {
+			return c.downCluster(cmd.Context())
 		}
 		names := args
 		if all {

@@ -35,7 +35,7 @@ exit code; on a terminal, the command has one of its own.`,
 		ValidArgsFunction: c.completeSpaces(&name),
 	}
 	cmd.Flags().SetInterspersed(false)
-	c.nameFlag(cmd, &name)
+	c.labFlags(cmd, &name)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		argv := args[1:]
 		if argv[0] == "--" {
@@ -66,7 +66,7 @@ stand-ins for kubectl and docker that answer from the lab.`,
 		},
 		ValidArgsFunction: c.completeSpaces(&name),
 	}
-	c.nameFlag(cmd, &name)
+	c.labFlags(cmd, &name)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return c.runOn(cmd, name, args[0], topology.Process{Env: os.Environ(), Dir: "/"})
 	}

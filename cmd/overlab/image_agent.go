@@ -17,9 +17,10 @@ func (c command) imageAgent() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Build the agent's container image from its static programs",
-		Long: `Agent builds the image that deploy/overlab.yaml runs on each node: overlabd and
-the CNI plugin overlab-cni, and nothing else. It needs no Docker, no registry and
-no base image; the same programs give the same image.`,
+		Long: `Agent builds the image that deploy/overlab.yaml runs on each node: overlabd, the
+CNI plugin overlab-cni, and overlab, by which --provider kubernetes looks at a
+cluster; nothing else. It needs no Docker, no registry and no base image; the same
+programs give the same image.`,
 		Example: `  overlab image agent -f overlabd.tar
   kind load image-archive overlabd.tar
   ctr -n k8s.io images import overlabd.tar
@@ -30,6 +31,10 @@ no base image; the same programs give the same image.`,
 	cmd.Flags().StringVar(&o.Name, "image-name", agentimage.Name, "the image's name, with registry and tag")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		o.Agent, o.Plugin = netns.Beside("overlabd"), netns.Beside("overlab-cni")
+		var err error
+		if o.Probe, err = os.Executable(); err != nil {
+			return fmt.Errorf("find this program: %w", err)
+		}
 		if file == "-" {
 			return agentimage.Write(c.out, o)
 		}

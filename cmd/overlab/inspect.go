@@ -35,6 +35,10 @@ func writeContainers(w io.Writer, all []topology.ContainerStatus) error {
 
 // writeInspect prints a running lab: its plan, then what lives in it.
 func writeInspect(w io.Writer, p *topology.Plan, s topology.Status) error {
+	if len(s.Found) > 0 {
+		fmt.Fprintf(w, "lab %s, an existing cluster\n  %s\n\n", s.Name, strings.Join(s.Found, "\n  "))
+		return topology.WriteTable(w, p)
+	}
 	fmt.Fprintf(w, "lab %s, %s for %s, supervisor %d, files in %s\n\n",
 		s.Name, s.State, time.Since(s.Created).Round(time.Second), s.PID, s.Dir)
 	if err := topology.WriteTable(w, p); err != nil {

@@ -27,7 +27,11 @@ func (c command) running(ctx context.Context, name string) (string, error) {
 	if name != "" {
 		return name, nil
 	}
-	all, err := c.provider.List(ctx)
+	here, err := c.provider.only(c.chosen.provider)
+	if err != nil {
+		return "", err
+	}
+	all, err := here.List(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -44,13 +48,25 @@ func (c command) running(ctx context.Context, name string) (string, error) {
 	return "", fmt.Errorf("several labs are running: say which with --name (%s)", strings.Join(names, ", "))
 }
 
-// open joins the running lab that --name chooses.
+// open joins the running lab that --name chooses,
+// or looks at the existing cluster that --provider asks for, which no lab need
+// be up for.
 func (c command) open(ctx context.Context, name string) (topology.Lab, error) {
+	if err := c.chosen.check(); err != nil {
+		return nil, err
+	}
+	if c.existing() {
+		return c.clusters().Open(ctx, name)
+	}
 	name, err := c.running(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	lab, err := c.provider.Open(ctx, name)
+	here, err := c.provider.only(c.chosen.provider)
+	if err != nil {
+		return nil, err
+	}
+	lab, err := here.Open(ctx, name)
 	if errors.Is(err, topology.ErrNoLab) {
 		return nil, fmt.Errorf("%w; `overlab ls` lists those that run, `overlab up` brings one up", err)
 	}
@@ -132,22 +148,34 @@ func completeSpecs(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 	return names, cobra.ShellCompDirectiveDefault
 }
 
+// peek returns the plan of the lab that would be opened; in an existing cluster
+// it makes nothing for that.
+func (c command) peek(ctx context.Context, name string) (*topology.Plan, error) {
+	if c.existing() {
+		return c.clusters().Peek(ctx)
+	}
+	lab, err := c.open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return lab.Plan(), lab.Close()
+}
+
 // completeSpaces offers the nodes and pods of the running lab.
 func (c command) completeSpaces(name *string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		lab, err := c.open(cmd.Context(), *name)
+		plan, err := c.peek(cmd.Context(), *name)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		defer lab.Close()
 		var names []string
-		for _, n := range lab.Plan().Nodes {
+		for _, n := range plan.Nodes {
 			names = append(names, n.Name+"\tnode, "+string(n.Role))
 		}
-		for _, p := range lab.Plan().Pods {
+		for _, p := range plan.Pods {
 			names = append(names, p.Name+"\tpod on "+p.Node)
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -20,12 +21,13 @@ func (c command) ls() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&shipped, "shipped", false, "list the labs that `overlab up` knows by name")
+	c.clusterFlags(cmd)
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if shipped {
 			return c.lsShipped(out)
 		}
-		all, err := c.provider.List(cmd.Context())
+		all, err := c.list(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -54,6 +56,22 @@ func (c command) ls() *cobra.Command {
 		return t.Flush()
 	}
 	return cmd
+}
+
+// list lists the labs of the provider that is asked for, or of all that have
+// labs on this machine; of an existing cluster, the probes in it.
+func (c command) list(ctx context.Context) ([]topology.Status, error) {
+	if err := c.chosen.check(); err != nil {
+		return nil, err
+	}
+	if c.existing() {
+		return c.clusters().List(ctx)
+	}
+	here, err := c.provider.only(c.chosen.provider)
+	if err != nil {
+		return nil, err
+	}
+	return here.List(ctx)
 }
 
 func (c command) lsShipped(out *format) error {

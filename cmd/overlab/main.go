@@ -104,6 +104,8 @@ func printError(w io.Writer, err error) {
 type command struct {
 	streams
 	provider providers
+	// chosen is where the lab is looked for, as flags say.
+	chosen *chosen
 	// images is where labs in namespaces take images from that they name by
 	// reference.
 	images *netns.ImageStore
@@ -111,7 +113,7 @@ type command struct {
 
 func newRoot(s streams) *cobra.Command {
 	local := &netns.Provider{Supervisor: []string{"/proc/self/exe", "supervise"}, Programs: programs()}
-	c := command{streams: s, provider: newProviders(local), images: &local.ImageStore}
+	c := command{streams: s, provider: newProviders(local), chosen: new(chosen), images: &local.ImageStore}
 	root := &cobra.Command{
 		Use:   "overlab",
 		Short: "Kubernetes overlay networks on one machine: build them, see every packet, judge them",
@@ -141,7 +143,7 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(), c.walk(), c.diff(),
 		c.fault(), c.diagnose(), c.verify(), c.capture(),
 		c.validate(), c.plan(), c.schema(), c.doctor(), c.version(), c.image(),
-		c.supervise(), c.probeFeatures(), c.probe(),
+		c.supervise(), c.probeFeatures(), c.probe(), c.keeper(),
 	)
 	return root
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/probe"
 )
 
@@ -22,7 +23,9 @@ come on standard input, answers go to standard output, JSON, one a line.`,
 			if err != nil {
 				return err
 			}
-			return errors.Join(probe.Serve(cmd.Context(), s, c.in, c.out), s.Close())
+			taps := capture.NewServer(probe.Here{})
+			err = probe.Serve(cmd.Context(), s, c.in, c.out, taps.Handlers())
+			return errors.Join(err, taps.Close(), s.Close())
 		},
 	}
 }

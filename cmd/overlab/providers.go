@@ -8,6 +8,7 @@ import (
 
 	"github.com/overlab/overlab/topology"
 	"github.com/overlab/overlab/topology/kind"
+	"github.com/overlab/overlab/topology/kubernetes"
 	"github.com/overlab/overlab/topology/netns"
 )
 
@@ -24,14 +25,37 @@ func newProviders(local *netns.Provider) providers {
 
 // of returns the provider that a plan names.
 func (ps providers) of(p *topology.Plan) (topology.Provider, error) {
-	var names []string
 	for _, provider := range ps {
 		if provider.Name() == p.Provider {
 			return provider, nil
 		}
-		names = append(names, provider.Name())
 	}
-	return nil, fmt.Errorf("spec.provider: %s is not in this build, which has %s", p.Provider, strings.Join(names, " and "))
+	if p.Provider == kubernetes.Name {
+		return nil, errors.New("spec.provider: kubernetes is a cluster that is there already, and nothing is built from a file: `overlab test --provider kubernetes` judges it")
+	}
+	return nil, fmt.Errorf("spec.provider: %s is not in this build, which has %s", p.Provider, strings.Join(ps.names(), " and "))
+}
+
+// names are the providers' names.
+func (ps providers) names() []string {
+	var names []string
+	for _, p := range ps {
+		names = append(names, p.Name())
+	}
+	return names
+}
+
+// only is the provider of that name, or all for none.
+func (ps providers) only(name string) (providers, error) {
+	if name == "" {
+		return ps, nil
+	}
+	for _, p := range ps {
+		if p.Name() == name {
+			return providers{p}, nil
+		}
+	}
+	return nil, fmt.Errorf("--provider=%s: this build has %s, and kubernetes for an existing cluster", name, strings.Join(ps.names(), " and "))
 }
 
 // Check says what is lacking for a plan.

@@ -91,6 +91,7 @@ func (c command) inspect() *cobra.Command {
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: c.completeLabs,
 	}
+	c.clusterFlags(cmd)
 	quiet := cmd.Flags().BoolP("quiet", "q", false, "do not tell that faults are in")
 	out := outputFlag(cmd, "table", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

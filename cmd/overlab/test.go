@@ -70,10 +70,11 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
   overlab test --profile security --level C,H
   overlab test --profile scale
   overlab test --level C,E --exemptions upstream.yaml
-  overlab test -o json > report.json`,
+  overlab test -o json > report.json
+  overlab test --provider kubernetes --context prod     judge a cluster that is there`,
 		ValidArgsFunction: completeChecks,
 	}
-	c.nameFlag(cmd, &f.name)
+	c.labFlags(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.skip, "skip", nil, "leave out the checks that these regular expressions match")
 	flags.StringSliceVar(&f.levels, "level", nil, "only checks of these levels: C core, E extended, H hardening, R strict, I information (default C; of the checks named C and E, and any whose whole identifier is given; all of a profile without core checks)")
@@ -94,6 +95,7 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
 	flags.StringVar(&f.exemptions, "exemptions", "", "a YAML file of checks that the agent is known to fail, each with a reason: reported as exempt")
 	flags.StringArrayVar(&f.exempt, "exempt", nil, "")
 	_ = flags.MarkHidden("exempt") // it exists: it was made on the line above
+	flags.BoolVar(&c.chosen.disruptive, "disruptive", false, "with --provider kubernetes, run the checks too that change the cluster for a while, or forge frames")
 	f.output = outputFlag(cmd, report.Formats()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := suite.New(checks.All())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/overlab/overlab/harness/report"
 	"github.com/overlab/overlab/harness/suite"
 	"github.com/overlab/overlab/topology"
+	"github.com/overlab/overlab/topology/kubernetes"
 )
 
 // check refuses flags that make no sense, all at once. Without a number of
@@ -100,8 +102,8 @@ func (c command) runTests(ctx context.Context, s *suite.Suite, lab topology.Lab,
 	}
 	t := &testRun{
 		reports: reports,
-		command: c, f: f, suite: s, lab: lab, selected: len(list), about: about(lab.Plan(), f, selection),
-		options: suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale), Ring: f.ring()},
+		command: c, f: f, suite: s, lab: lab, selected: len(list), about: about(lab, f, selection),
+		options: suite.Options{Select: selection, Timeouts: suite.DefaultTimeouts().Scale(f.scale), Ring: f.ring(), Spare: c.spared()},
 	}
 	t.options.Timeouts.Outage = f.outage
 	for _, e := range f.exempt {
@@ -291,7 +293,8 @@ func (s *resultStreams) close() error {
 }
 
 // about says what is judged.
-func about(p *topology.Plan, f testFlags, selection suite.Selection) *suite.About {
+func about(lab topology.Lab, f testFlags, selection suite.Selection) *suite.About {
+	p := lab.Plan()
 	a := &suite.About{
 		Overlab: buildVersion(), Agent: agentOf(p), Backend: p.Network.Backend.Type, Network: p.Network.Network.String(),
 		Nodes: len(p.Nodes), Pods: len(p.Pods), Platform: runtime.GOOS + "/" + runtime.GOARCH, Processors: runtime.NumCPU(),
@@ -300,6 +303,12 @@ func about(p *topology.Plan, f testFlags, selection suite.Selection) *suite.Abou
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		a.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	if cluster, ok := lab.(*kubernetes.Lab); ok {
+		m := cluster.Machine()
+		a.Kernel, a.Platform, a.Processors = m.Kernel, m.Platform, m.Processors
+		name, version := cluster.Found().Network.Agent()
+		a.Agent = suite.Agent{Name: cmp.Or(name, p.Network.Backend.Type), Version: version}
 	}
 	if f.agent != "" {
 		a.Agent.Name, a.Agent.Version, _ = strings.Cut(f.agent, "@")

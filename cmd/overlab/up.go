@@ -14,7 +14,7 @@ import (
 )
 
 func (c command) up() *cobra.Command {
-	var name, provider, nodeImage string
+	var name, nodeImage string
 	var judge bool
 	cmd := &cobra.Command{
 		Use:   "up [LAB|FILE]",
@@ -24,7 +24,11 @@ returns when every node's agent has programmed its mesh.
 
 Nothing on this machine changes: the lab lives in namespaces of its own, and
 goes without a trace with ` + "`overlab down`" + `, or if its supervisor is killed. With
---provider kind it is a Kubernetes cluster whose nodes are Docker containers.`,
+--provider kind it is a Kubernetes cluster whose nodes are Docker containers.
+
+With --provider kubernetes nothing is built: probes stay in an existing cluster
+for the commands that follow, until ` + "`overlab down --provider kubernetes`" + `, or an
+hour after the last of them. No command needs that.`,
 		Example: `  overlab up                a master and two workers, two pods on each
   overlab up 000 --test     an article's lab, judged at once
   overlab up my-lab.yaml
@@ -33,7 +37,8 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 		ValidArgsFunction: completeSpecs,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "call the lab so, in place of metadata.name")
-	cmd.Flags().StringVar(&provider, "provider", "", "what to build the lab from, in place of spec.provider: netns, or kind for a Kubernetes cluster in Docker")
+	c.clusterFlags(cmd)
+	cmd.Flag("provider").Usage = "what to build the lab from, in place of spec.provider: netns, or kind for a Kubernetes cluster in Docker; kubernetes is an existing cluster, which gets probes"
 	cmd.Flags().StringVar(&nodeImage, "node-image", "", "the image of kind's nodes; kind's own, or the one of overlab image node, when left out")
 	cmd.Flags().BoolVar(&judge, "test", false, "run overlab test once the lab is up")
 	cmd.Flags().StringVar(&c.images.Address, "containerd-address", "/run/containerd/containerd.sock", "the containerd that images named by a reference are read from")
@@ -43,8 +48,14 @@ goes without a trace with ` + "`overlab down`" + `, or if its supervisor is kill
 		if judge && out.value != "table" {
 			return errors.New("--test prints its report to standard output: leave -o out, or run `overlab test` after")
 		}
+		if err := c.chosen.check(); err != nil {
+			return err
+		}
+		if c.existing() {
+			return c.upCluster(cmd, args, judge)
+		}
 		began := time.Now()
-		plan, err := load(first(args), name, provider)
+		plan, err := load(first(args), name, c.chosen.provider)
 		if err != nil {
 			return err
 		}

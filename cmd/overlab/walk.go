@@ -52,7 +52,7 @@ capture lost frames, so that nothing can be said.`,
 		},
 		ValidArgsFunction: c.completeEnds(&f.name),
 	}
-	c.nameFlag(cmd, &f.name)
+	c.labFlags(cmd, &f.name)
 	flags := cmd.Flags()
 	flags.IntVar(&f.options.Size, "size", 84, "length of the IP packet in bytes, at least 44")
 	flags.IntVar(&f.tcp, "tcp", 0, "send a TCP SYN to this port, not an ICMP echo request")

@@ -9,13 +9,23 @@ import (
 	"sync"
 	"time"
 
+	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/topology"
 )
 
-// Source is a tap that Follow opens.
+// Source is a tap that Follow opens: in a namespace of this machine, or else by
+// the session, where there is one.
 type Source struct {
 	Namespace topology.Namespace
+	Session   *probe.Session
 	Options
+}
+
+func (s *Source) open(ctx context.Context, o Options) (*Tap, error) {
+	if s.Session != nil {
+		return OpenIn(ctx, s.Session, o)
+	}
+	return Open(s.Namespace, o)
 }
 
 // Counted is what was counted at one tap, its sentinels left out.
@@ -42,6 +52,9 @@ const (
 	// settle is how long a frame is held back: those of other taps that were
 	// seen before it may come later, by as much as a ring's retirement.
 	settle = 30 * time.Millisecond
+	// farSettle is that where a tap is on another machine: its frames are
+	// fetched every so often, and its clock may be a little off.
+	farSettle = 3 * poll
 	// pace is how often frames are handed on.
 	pace = 10 * time.Millisecond
 	// lastWait is how long the taps' sentinels may take in the end.
@@ -58,10 +71,14 @@ const (
 func Follow(ctx context.Context, sources []Source, sink Sink) ([]Counted, error) {
 	f := &follower{}
 	defer f.close()
+	late := settle
 	for _, s := range sources {
+		if s.Session != nil {
+			late = farSettle
+		}
 		o := s.Options
 		o.Handle = f.hold
-		t, err := Open(s.Namespace, o)
+		t, err := s.open(ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -75,11 +92,11 @@ func Follow(ctx context.Context, sources []Source, sink Sink) ([]Counted, error)
 		select {
 		case <-ctx.Done():
 		case now := <-tick.C:
-			err = f.hand(now.Add(-settle), sink)
+			err = f.hand(now.Add(-late), sink)
 		}
 	}
 	if err == nil {
-		err = errors.Join(f.flush(context.WithoutCancel(ctx)), f.hand(time.Now(), sink))
+		err = errors.Join(f.flush(context.WithoutCancel(ctx)), f.hand(time.Now().Add(late), sink))
 	}
 	if errors.Is(err, ErrEnough) {
 		err = nil

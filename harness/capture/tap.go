@@ -24,6 +24,7 @@ import (
 	"unsafe"
 
 	"github.com/google/uuid"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlab/overlab/harness/capture/filter"
@@ -46,6 +47,10 @@ type Options struct {
 	// MaxBytes bounds what the tap collects when Handle is nil; what exceeds
 	// it counts as dropped. 64 MiB if zero.
 	MaxBytes int
+
+	// program, where set, is the assembled filter of who has a tap opened here
+	// from elsewhere.
+	program []bpf.RawInstruction
 }
 
 // Ring is the size of the kernel's buffer. A frame must fit into one block,
@@ -63,6 +68,15 @@ type Ring struct {
 	// Retire is after how long a block that is not full is handed over, in
 	// whole milliseconds; 8 ms if zero. A sentinel takes as long.
 	Retire time.Duration
+}
+
+func (o *Options) defaults() {
+	if o.SnapLen == 0 {
+		o.SnapLen = maxFrame
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 64 << 20
+	}
 }
 
 func (r *Ring) defaults() error {
@@ -171,6 +185,9 @@ type Tap struct {
 
 	done    chan struct{}
 	stopped bool
+
+	// far, where set, is the tap itself: this one stands for it.
+	far *farTap
 }
 
 // etherSentinel is the EtherType of the sentinel's frame: IEEE 802 local
@@ -181,18 +198,14 @@ const etherSentinel = 0x88b5
 // default for SnapLen.
 const maxFrame = 256 << 10
 
-// Open starts a capture inside a namespace of this machine.
+// Open starts a capture inside a namespace of this machine; OpenIn starts one
+// wherever a probe session is.
 func Open(ns topology.Namespace, o Options) (*Tap, error) {
 	local, ok := ns.(topology.Local)
 	if !ok {
 		return nil, fmt.Errorf("capture on %s:%s: the namespace is not on this machine", ns.Name(), o.Interface)
 	}
-	if o.SnapLen == 0 {
-		o.SnapLen = maxFrame
-	}
-	if o.MaxBytes == 0 {
-		o.MaxBytes = 64 << 20
-	}
+	o.defaults()
 	t := &Tap{
 		name:      ns.Name() + ":" + o.Interface,
 		send:      -1,
@@ -250,15 +263,27 @@ func (t *Tap) open() error {
 }
 
 func (t *Tap) attach(fd int) error {
-	code, err := t.o.Filter.Or(filter.EtherType(etherSentinel)).Assemble(uint32(t.o.SnapLen))
+	code, err := t.o.assemble()
 	if err != nil {
-		return fmt.Errorf("assemble filter %s: %w", t.o.Filter, err)
+		return err
 	}
 	prog := unix.SockFprog{Len: uint16(len(code)), Filter: (*unix.SockFilter)(unsafe.Pointer(&code[0]))}
 	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
 		return fmt.Errorf("attach filter %s: %w", t.o.Filter, err)
 	}
 	return nil
+}
+
+// assemble makes the kernel's program of the filter, which lets sentinels pass.
+func (o *Options) assemble() ([]bpf.RawInstruction, error) {
+	if len(o.program) > 0 {
+		return o.program, nil
+	}
+	code, err := o.Filter.Or(filter.EtherType(etherSentinel)).Assemble(uint32(o.SnapLen))
+	if err != nil {
+		return nil, fmt.Errorf("assemble filter %s: %w", o.Filter, err)
+	}
+	return code, nil
 }
 
 func (t *Tap) mapRing(fd int) error {
@@ -397,6 +422,9 @@ const resend = 20 * time.Millisecond
 // seen it: every frame that passed before has then been handed on. That it
 // comes also proves that the tap sees what passes.
 func (t *Tap) Flush(ctx context.Context) error {
+	if t.far != nil {
+		return t.fetch(ctx, true)
+	}
 	id, seen := uuid.New(), make(chan struct{})
 	t.mu.Lock()
 	t.sentinels[id] = seen
@@ -454,7 +482,7 @@ func (t *Tap) Stats() Stats {
 
 // count adds the kernel's counters, which it clears as they are read.
 func (t *Tap) count() {
-	if t.stopped {
+	if t.stopped || t.far != nil {
 		return
 	}
 	_ = t.raw.Control(func(fd uintptr) {
@@ -480,6 +508,9 @@ func (t *Tap) Close() error {
 	t.count()
 	t.stopped = true
 	t.mu.Unlock()
+	if t.far != nil {
+		return t.far.close()
+	}
 	if err := t.file.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		return fmt.Errorf("capture on %s: stop: %w", t.name, err)
 	}

@@ -106,7 +106,9 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	for _, p := range l.plan.Pods {
 		wg.Go(func() { l.sysctls(ctx, p.Name, podSysctls(l.plan)) })
 	}
-	wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx) })
+	if !l.plan.Existing { // what is between others' machines is not to be entered
+		wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx) })
+	}
 	wg.Wait()
 	walking.Wait()
 	slices.Sort(l.out.Ports)
@@ -157,6 +159,10 @@ func (l *looker) run(ctx context.Context, space string, argv ...string) (string,
 
 func (l *looker) rules(ctx context.Context, space string) {
 	text, err := l.run(ctx, space, "nft", "list", "ruleset")
+	if unstarted := new(topology.StartError); errors.As(err, &unstarted) {
+		l.unread("rules: %s", unstarted.Reason)
+		return
+	}
 	if err != nil {
 		l.unread("rules of %s: nft: %v", space, err)
 		return
@@ -285,7 +291,7 @@ func (l *looker) ports(ctx context.Context) {
 	if err != nil {
 		return // of providers whose network is not theirs to look at
 	}
-	s, err := probe.Open(ctx, ns)
+	s, err := probe.Enter(ctx, ns)
 	if err != nil {
 		l.unread("the underlay: %v", err)
 		return

@@ -40,15 +40,31 @@ func cluster(lab topology.Lab) (topology.Cluster, bool) {
 	return c, ok && lab.Plan().Store.Type == "kubernetes"
 }
 
-// listNodes reads the nodes of a cluster that have an agent: each is a lease.
-func listNodes(ctx context.Context, c topology.Cluster) ([]node, error) {
-	out, err := c.Kubectl(ctx, nil, "get", "nodes", "-o", "json")
-	if err != nil {
-		return nil, fmt.Errorf("read leases: %w", err)
+// nodeLister is a lab whose leases can be read and not written.
+type nodeLister interface {
+	// Nodes returns a NodeList of the Kubernetes API in JSON.
+	Nodes(ctx context.Context) ([]byte, error)
+}
+
+// nodesOf asks for the nodes of a lab that has its leases in the Kubernetes API;
+// false is one that has not.
+func nodesOf(ctx context.Context, lab topology.Lab) (out []byte, there bool, err error) {
+	if c, ok := cluster(lab); ok {
+		out, err = c.Kubectl(ctx, nil, "get", "nodes", "-o", "json")
+		return out, true, err
 	}
+	if l, ok := lab.(nodeLister); ok && lab.Plan().Store.Type == "kubernetes" {
+		out, err = l.Nodes(ctx)
+		return out, true, err
+	}
+	return nil, false, nil
+}
+
+// withAgent reads those nodes of a cluster that have an agent: each is a lease.
+func withAgent(out []byte) ([]node, error) {
 	var list struct{ Items []node }
 	if err := json.Unmarshal(out, &list); err != nil {
-		return nil, fmt.Errorf("read leases: the nodes of the cluster: %w", err)
+		return nil, fmt.Errorf("the nodes of the cluster: %w", err)
 	}
 	return slices.DeleteFunc(list.Items, func(n node) bool {
 		return n.Metadata.Annotations[annotation+"kube-subnet-manager"] != "true"

@@ -92,8 +92,14 @@ func List(ctx context.Context, lab topology.Lab) ([]Lease, error) {
 // Read reads a lab's store: its etcd, dialled from inside the node that holds
 // it, or the API of its cluster.
 func Read(ctx context.Context, lab topology.Lab) (*Contents, error) {
-	if c, ok := cluster(lab); ok {
-		nodes, err := listNodes(ctx, c)
+	if out, there, err := nodesOf(ctx, lab); there {
+		var nodes []node
+		if err == nil {
+			nodes, err = withAgent(out)
+		}
+		if err != nil {
+			err = fmt.Errorf("read leases: %w", err)
+		}
 		return &Contents{Nodes: nodes}, err
 	}
 	entries, err := Entries(ctx, lab)

@@ -203,15 +203,15 @@ func (c *cluster) ownedOnNode(n *topology.Node, f Fact) bool {
 	switch f.Kind {
 	case KindLink:
 		master, _ := f.field("master")
-		return c.overlayDevice(f.ID) || master == bridge
+		return c.overlayDevice(f.ID) || master == bridge && !c.plan.Existing
 	case KindAddress:
 		a, _ := f.field("address")
 		p, err := netip.ParsePrefix(a)
-		return c.overlayDevice(f.Dev) || n.Interface(f.Dev) != nil || err == nil && c.inOverlay(p)
+		return c.overlayDevice(f.Dev) || n.Interface(f.Dev) != nil && !c.plan.Existing || err == nil && c.inOverlay(p)
 	case KindRoute:
 		return c.ownedRoute(f)
 	case KindNeighbour:
-		return isPermanent(f) && (c.overlayDevice(f.Dev) || n.Interface(f.Dev) != nil)
+		return isPermanent(f) && (c.overlayDevice(f.Dev) || n.Interface(f.Dev) != nil && !c.plan.Existing)
 	case KindFDB:
 		return c.overlayDevice(f.Dev) || f.Alt == ""
 	case KindPolicy:
@@ -234,8 +234,11 @@ func (c *cluster) ownedRoute(f Fact) bool {
 	}
 	dst, _ := f.field("dst")
 	p, err := netip.ParsePrefix(dst)
-	if err != nil || c.inOverlay(p) {
-		return true // the default route among them
+	if err != nil || p.Bits() == 0 {
+		return !c.plan.Existing // a default route is an underlay's
+	}
+	if c.inOverlay(p) {
+		return true
 	}
 	for _, s := range c.plan.Segments {
 		if within(p, s.CIDR) || within(p, s.CIDR6) {

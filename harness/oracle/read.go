@@ -74,6 +74,7 @@ func Read(ctx context.Context, lab topology.Lab, open Sessions, names []string) 
 	}
 	wg.Wait()
 	slices.Sort(r.out.Unread)
+	r.out.Unread = slices.Compact(r.out.Unread)
 	return r.out, errors.Join(errs...)
 }
 
@@ -174,7 +175,7 @@ func (r *reader) node(ctx context.Context, s *probe.Session) error {
 		text, err := r.run(ctx, name, strings.Fields(x.command)...)
 		if err != nil {
 			if !x.optional {
-				unread = append(unread, x.what+": "+err.Error())
+				unread = append(unread, x.what+": "+why(err))
 			}
 			continue
 		}
@@ -192,6 +193,15 @@ func (r *reader) node(ctx context.Context, s *probe.Session) error {
 	}
 	r.out.Unread = append(r.out.Unread, unread...)
 	return ctx.Err()
+}
+
+// why says what went wrong; that there is no such program is no more than that,
+// of whichever node.
+func why(err error) string {
+	if unstarted := new(topology.StartError); errors.As(err, &unstarted) {
+		return unstarted.Reason
+	}
+	return err.Error()
 }
 
 // printer is a command that shows a kind of fact on a node.

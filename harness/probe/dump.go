@@ -34,7 +34,11 @@ func (d *dumper) close() { d.h.Close() }
 
 // State dumps links, addresses, the main routing table, neighbours and FDB.
 func (s *Session) State(ctx context.Context) (*State, error) {
-	return ask(ctx, s, kindState, struct{}{}, func() (*State, error) { return s.dump(ctx) })
+	st, err := ask(ctx, s, kindState, struct{}{}, func() (*State, error) { return s.dump(ctx) })
+	if st != nil {
+		st.Namespace = s.name // a probe elsewhere does not know what its place is called
+	}
+	return st, err
 }
 
 func (s *Session) dump(ctx context.Context) (*State, error) {

@@ -140,6 +140,13 @@ func (s *Session) echoPort(t Transport) (uint16, error) {
 // address of the namespace, until the returned server is closed. The error
 // wraps syscall.EADDRINUSE where something else has the port.
 func (s *Session) ServeEcho(t Transport, port uint16) (io.Closer, error) {
+	if s.peer != nil {
+		return s.serveFar(t, port)
+	}
+	return s.serveEcho(t, port)
+}
+
+func (s *Session) serveEcho(t Transport, port uint16) (io.Closer, error) {
 	at := fmt.Sprintf(":%d", port)
 	var server io.Closer
 	err := s.local.Do(func() error {

@@ -117,9 +117,100 @@ func (r *FlowReport) String() string {
 
 // A Stream is a Flow that runs.
 type Stream struct {
+	flow Flow
+	from string
+	out  source
+	in   sink
+}
+
+// source sends a flow, and sink receives it: in this process, or where the
+// session is served.
+type (
+	source interface {
+		// reach returns how many datagrams have been sent, once they are so many.
+		reach(ctx context.Context, total int) (int, error)
+		// stop ends the sending.
+		stop(ctx context.Context) ([]sending, error)
+	}
+	sink interface {
+		// expect begins to count, and returns the port to send to.
+		expect(ctx context.Context, id uuid.UUID) (port uint16, err error)
+		// collect ends a flow when so many different datagrams have come, or after
+		// the time.
+		collect(ctx context.Context, id uuid.UUID, wanted int, wait time.Duration) (arrivals, error)
+	}
+)
+
+// sending is one datagram that was handed to the kernel.
+type sending struct {
+	From    time.Time `json:"from"`
+	Until   time.Time `json:"until"`
+	Failure string    `json:"failure,omitempty"`
+}
+
+// StartFlow begins to send datagrams to another session, and goes on until
+// the stream is stopped or ctx ends.
+func (s *Session) StartFlow(ctx context.Context, to *Session, f Flow) (*Stream, error) {
+	if err := f.defaults(); err != nil {
+		return nil, fmt.Errorf("flow from %s: %w", s.name, err)
+	}
+	st := &Stream{flow: f, from: s.name, in: to.flows}
+	if to.peer != nil {
+		st.in = farSink{to.peer}
+	}
+	port, err := st.in.expect(ctx, f.ID)
+	if err == nil {
+		at := netip.AddrPortFrom(f.To, port)
+		if s.peer != nil {
+			st.out, err = s.farSource(ctx, f, at)
+		} else {
+			st.out = s.flows.begin(ctx, f, at)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("flow from %s to %s: %w", s.name, to.name, err)
+	}
+	return st, nil
+}
+
+// Sent returns how many datagrams have been sent so far; 0 if that cannot be
+// asked any more.
+func (st *Stream) Sent() int {
+	n, _ := st.out.reach(context.Background(), 0) // Reach and Stop tell of it
+	return n
+}
+
+// Reach returns when that many datagrams have been sent since the beginning.
+func (st *Stream) Reach(ctx context.Context, total int) error {
+	if _, err := st.out.reach(ctx, total); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("flow from %s: %w", st.from, err)
+	}
+	return nil
+}
+
+// Stop ends the sending, waits for what is still on its way, and tells what
+// became of each datagram. A second Stop is an error.
+func (st *Stream) Stop(ctx context.Context) (*FlowLog, error) {
+	sent, err := st.out.stop(ctx)
+	var got arrivals
+	if err == nil {
+		got, err = st.in.collect(ctx, st.flow.ID, len(sent), st.flow.Wait)
+	}
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("flow from %s: %w", st.from, err)
+	}
+	return log(st.flow.ID, sent, got), nil
+}
+
+// sender sends one flow.
+type sender struct {
 	flow   Flow
-	from   string
-	server *flows
 	to     netip.AddrPort
 	conn   *net.UDPConn
 	cancel context.CancelFunc
@@ -128,12 +219,6 @@ type Stream struct {
 	mu   sync.Mutex
 	sent []sending
 	grew chan struct{} // closed and replaced with each sending
-}
-
-// sending is one datagram that was handed to the kernel.
-type sending struct {
-	from, until time.Time
-	err         error
 }
 
 // A FlowLog is a Flow datagram by datagram, from which its report is derived.
@@ -156,34 +241,21 @@ type SentDatagram struct {
 	Failure string        `json:"e,omitempty"`
 }
 
-// StartFlow begins to send datagrams to another session, and goes on until
-// the stream is stopped or ctx ends.
-func (s *Session) StartFlow(ctx context.Context, to *Session, f Flow) (*Stream, error) {
-	if err := f.defaults(); err != nil {
-		return nil, fmt.Errorf("flow from %s: %w", s.name, err)
-	}
-	if s.flows == nil || to.flows == nil {
-		return nil, fmt.Errorf("flow from %s to %s: %w", s.name, to.name, ErrNotLocal)
-	}
-	st := &Stream{
-		flow: f, from: s.name, server: to.flows, conn: s.flows.client, done: make(chan struct{}), grew: make(chan struct{}),
-		to: netip.AddrPortFrom(f.To, to.flows.port()),
-	}
-	if err := st.server.expect(f.ID); err != nil {
-		return nil, fmt.Errorf("flow from %s to %s: %w", s.name, to.name, err)
-	}
-	ctx, st.cancel = context.WithCancel(ctx)
-	go st.send(ctx)
-	return st, nil
+// begin begins to send.
+func (f *flows) begin(ctx context.Context, flow Flow, to netip.AddrPort) *sender {
+	s := &sender{flow: flow, to: to, conn: f.client, done: make(chan struct{}), grew: make(chan struct{})}
+	ctx, s.cancel = context.WithCancel(ctx)
+	go s.send(ctx)
+	return s
 }
 
 // send sends each datagram when it is due. One that is late is sent at once,
 // so that the rate holds on the average and no number is left out.
-func (st *Stream) send(ctx context.Context) {
-	defer close(st.done)
-	payload := make([]byte, st.flow.Size)
-	copy(payload, st.flow.ID[:])
-	interval := time.Second / time.Duration(st.flow.Rate)
+func (s *sender) send(ctx context.Context) {
+	defer close(s.done)
+	payload := make([]byte, s.flow.Size)
+	copy(payload, s.flow.ID[:])
+	interval := time.Second / time.Duration(s.flow.Rate)
 	due := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -194,74 +266,59 @@ func (st *Stream) send(ctx context.Context) {
 		case <-timer.C:
 		}
 		binary.BigEndian.PutUint64(payload[len(uuid.UUID{}):], n)
-		x := sending{from: time.Now()}
-		_, x.err = st.conn.WriteToUDPAddrPort(payload, st.to)
-		x.until = time.Now()
-		st.mu.Lock()
-		st.sent = append(st.sent, x)
-		close(st.grew)
-		st.grew = make(chan struct{})
-		st.mu.Unlock()
+		x := sending{From: time.Now()}
+		if _, err := s.conn.WriteToUDPAddrPort(payload, s.to); err != nil {
+			x.Failure = bare(err)
+		}
+		x.Until = time.Now()
+		s.mu.Lock()
+		s.sent = append(s.sent, x)
+		close(s.grew)
+		s.grew = make(chan struct{})
+		s.mu.Unlock()
 		due = due.Add(interval)
 		timer.Reset(time.Until(due))
 	}
 }
 
-// Sent returns how many datagrams have been sent so far.
-func (st *Stream) Sent() int {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return len(st.sent)
-}
-
-// Reach returns when that many datagrams have been sent since the beginning.
-func (st *Stream) Reach(ctx context.Context, total int) error {
+func (s *sender) reach(ctx context.Context, total int) (int, error) {
 	for {
-		st.mu.Lock()
-		sent, grew := len(st.sent), st.grew
-		st.mu.Unlock()
+		s.mu.Lock()
+		sent, grew := len(s.sent), s.grew
+		s.mu.Unlock()
 		if sent >= total {
-			return nil
+			return sent, nil
 		}
 		select {
 		case <-grew:
-		case <-st.done:
-			return fmt.Errorf("flow from %s: it has ended", st.from)
+		case <-s.done:
+			return sent, errors.New("it has ended")
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return sent, context.Cause(ctx)
 		}
 	}
 }
 
-// Stop ends the sending, waits for what is still on its way, and tells what
-// became of each datagram. A second Stop is an error.
-func (st *Stream) Stop(ctx context.Context) (*FlowLog, error) {
-	st.cancel()
-	<-st.done
-	waiting, cancel := context.WithTimeout(ctx, st.flow.Wait)
-	defer cancel()
-	got, err := st.server.collect(waiting, st.flow.ID, len(st.sent))
-	if err != nil {
-		return nil, fmt.Errorf("flow from %s: %w", st.from, err)
-	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("flow from %s: %w", st.from, context.Cause(ctx))
-	}
-	return st.log(got), nil
+func (s *sender) stop(context.Context) ([]sending, error) {
+	s.cancel()
+	<-s.done
+	return s.sent, nil
+}
+
+// Close implements io.Closer.
+func (s *sender) Close() error {
+	_, err := s.stop(context.Background())
+	return err
 }
 
 // log is what was sent, and what came.
-func (st *Stream) log(got arrivals) *FlowLog {
-	l := &FlowLog{ID: st.flow.ID, Arrived: got.numbers, Overflowed: got.overflowed}
-	for i, x := range st.sent {
+func log(id uuid.UUID, sent []sending, got arrivals) *FlowLog {
+	l := &FlowLog{ID: id, Arrived: got.Numbers, Overflowed: got.Overflowed}
+	for i, x := range sent {
 		if i == 0 {
-			l.Began = x.from.Round(0) // of the wall clock alone, as it is read back
+			l.Began = x.From.Round(0) // of the wall clock alone, as it is read back
 		}
-		d := SentDatagram{From: x.from.Sub(st.sent[0].from), Until: x.until.Sub(st.sent[0].from)}
-		if x.err != nil {
-			d.Failure = bare(x.err)
-		}
-		l.Sent = append(l.Sent, d)
+		l.Sent = append(l.Sent, SentDatagram{From: x.From.Sub(sent[0].From), Until: x.Until.Sub(sent[0].From), Failure: x.Failure})
 	}
 	return l
 }
@@ -301,8 +358,8 @@ func (l *FlowLog) Report() *FlowReport {
 
 // arrivals are the numbers that came of one flow, in their order.
 type arrivals struct {
-	numbers    []uint64
-	overflowed int
+	Numbers    []uint64 `json:"numbers"`
+	Overflowed int      `json:"overflowed"`
 }
 
 // flows are a session's socket for flows that it receives, and the one for
@@ -363,19 +420,21 @@ func (f *flows) close() error { return errors.Join(f.server.Close(), f.client.Cl
 
 func (f *flows) port() uint16 { return f.server.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
 
-// expect begins to count a flow.
-func (f *flows) expect(id uuid.UUID) error {
+// expect implements sink.
+func (f *flows) expect(_ context.Context, id uuid.UUID) (uint16, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.expected[id] != nil {
-		return fmt.Errorf("a flow of the identifier %s runs already", id)
+		return 0, fmt.Errorf("a flow of the identifier %s runs already", id)
 	}
 	f.expected[id] = &expectation{distinct: map[uint64]bool{}, dropped: f.dropped, grew: make(chan struct{}, 1)}
-	return nil
+	return f.port(), nil
 }
 
-// collect ends a flow when that many different datagrams have come, or ctx has ended.
-func (f *flows) collect(ctx context.Context, id uuid.UUID, wanted int) (arrivals, error) {
+// collect implements sink.
+func (f *flows) collect(ctx context.Context, id uuid.UUID, wanted int, wait time.Duration) (arrivals, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	f.mu.Lock()
 	x := f.expected[id]
 	f.mu.Unlock()
@@ -386,7 +445,7 @@ func (f *flows) collect(ctx context.Context, id uuid.UUID, wanted int) (arrivals
 		f.mu.Lock()
 		if len(x.distinct) >= wanted || ctx.Err() != nil {
 			delete(f.expected, id)
-			x.overflowed = int(f.dropped - x.dropped)
+			x.Overflowed = int(f.dropped - x.dropped)
 			f.mu.Unlock()
 			return x.arrivals, nil
 		}
@@ -425,7 +484,7 @@ func (f *flows) note(id uuid.UUID, number uint64, oob []byte) {
 	if x == nil {
 		return
 	}
-	x.numbers = append(x.numbers, number)
+	x.Numbers = append(x.Numbers, number)
 	x.distinct[number] = true
 	select {
 	case x.grew <- struct{}{}:

@@ -94,15 +94,16 @@ func (s *Session) Knock(ctx context.Context, k Knock) (Pong, error) {
 	if err := k.defaults(); err != nil {
 		return Pong{}, fmt.Errorf("knock from %s: %w", s.name, err)
 	}
-	var pong Pong
-	err := s.local.Do(func() (err error) {
-		pong, err = k.knock(ctx)
-		return err
+	return ask(ctx, s, kindKnock, k, func() (pong Pong, err error) {
+		err = s.local.Do(func() (err error) {
+			pong, err = k.knock(ctx)
+			return err
+		})
+		if err != nil {
+			return pong, fmt.Errorf("knock from %s: %w", s.name, err)
+		}
+		return pong, nil
 	})
-	if err != nil {
-		return pong, fmt.Errorf("knock from %s: %w", s.name, err)
-	}
-	return pong, nil
 }
 
 // knock is for a thread in the namespace.

@@ -40,6 +40,9 @@ func (d *dumper) namespaceID(space *os.File) (int, error) {
 
 // Inode is what the kernel knows the session's network namespace by.
 func (s *Session) Inode() (uint32, error) {
+	if s.space == nil {
+		return 0, fmt.Errorf("find the inode of the namespace of %s: %w", s.name, ErrNotLocal)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(s.space.Fd()), &st); err != nil {
 		return 0, fmt.Errorf("find the inode of the namespace of %s: %w", s.name, err)

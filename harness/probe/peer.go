@@ -18,8 +18,8 @@ type Peer interface {
 // The kinds of requests, and what they carry: a Ping and a Pong; an Echo and
 // an EchoReply; a Transport and a uint16; nothing and a State; a path and
 // bytes; keys of kernel parameters and their values; a name and a WireGuard; a
-// folder and its files; Changes, a Burst, frames, a file, a path, a service or a
-// bridge, and nothing.
+// folder and its files; a Knock and a Pong; Changes, a Burst, frames, a file, a
+// path, a service or a bridge, and nothing.
 const (
 	kindPing      = "ping"
 	kindEcho      = "echo"
@@ -31,6 +31,7 @@ const (
 	kindChange    = "change"
 	kindBurst     = "burst"
 	kindInject    = "inject"
+	kindKnock     = "knock"
 
 	kindFiles        = "files"
 	kindWriteFile    = "write-file"
@@ -39,6 +40,10 @@ const (
 	kindUnservice    = "unservice"
 	kindDeleteBridge = "delete-bridge"
 )
+
+// Peer is who answers the session's requests in its place, nil where the
+// session measures in this process.
+func (s *Session) Peer() Peer { return s.peer }
 
 // Attach makes a session that a peer answers. What needs the namespace itself
 // (streams, monitors, further echo servers) is refused with ErrNotLocal.

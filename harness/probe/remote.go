@@ -14,6 +14,15 @@ import (
 	"github.com/overlab/overlab/topology"
 )
 
+// Enter opens a session in a namespace: in this process where the namespace can
+// be entered from here, else by a program that runs there.
+func Enter(ctx context.Context, ns topology.Namespace) (*Session, error) {
+	if _, here := ns.(topology.Local); here {
+		return Open(ctx, ns)
+	}
+	return OpenRemote(ctx, ns)
+}
+
 // Program is what a remote session runs in its namespace.
 func Program() []string { return []string{"overlab", "probe"} }
 
@@ -161,10 +170,16 @@ func (r *reply) read(answer any) error {
 			return fmt.Errorf("read the answer: %w", err)
 		}
 	}
-	if r.Error != "" {
-		return errors.New(r.Error)
+	if r.Error == "" {
+		return nil
 	}
-	return nil
+	far := &farError{text: r.Error}
+	for _, name := range r.Is {
+		if known := knownErrors()[name]; known != nil {
+			far.is = append(far.is, known)
+		}
+	}
+	return far
 }
 
 func (p *pipe) send(c call) error {

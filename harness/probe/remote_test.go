@@ -5,10 +5,16 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/internal/labtest"
@@ -31,7 +37,7 @@ func far(ns topology.Namespace) topology.Namespace {
 		if err != nil {
 			return 1, nil
 		}
-		if err := errors.Join(probe.Serve(ctx, s, p.Stdin, p.Stdout), s.Close()); err != nil {
+		if err := errors.Join(probe.Serve(ctx, s, p.Stdin, p.Stdout, nil), s.Close()); err != nil {
 			return 1, nil
 		}
 		return 0, nil
@@ -78,6 +84,8 @@ func TestTransports(t *testing.T) {
 			pod, peer, node := open("master-pod-1"), open("node-1-pod-1"), open("master")
 			testMeasurements(t, pod, peer)
 			testKernel(t, pod, node)
+			testServers(t, pod, node)
+			testFlows(t, pod, peer, node)
 			testSending(t, pod)
 			testCancel(t, pod)
 		})
@@ -194,6 +202,101 @@ func testSending(t *testing.T, pod *probe.Session) {
 	}
 }
 
+// testServers: an echo server at a port is there until it is closed, errors that
+// are told apart stay so, and a firewall tells what drops.
+func testServers(t *testing.T, pod, node *probe.Session) {
+	for _, transport := range []probe.Transport{probe.UDP, probe.TCP} {
+		server, err := pod.ServeEcho(transport, 7007)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pod.ServeEcho(transport, 7007); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("a second server over %s: %v", transport, err)
+		}
+		ask := probe.Echo{Transport: transport, Server: netip.AddrPortFrom(masterPod, 7007), Tries: 1}
+		if reply, err := node.Echo(t.Context(), ask); err != nil || reply.Failure != "" {
+			t.Errorf("over %s: %s (%v)", transport, &reply, err)
+		}
+		if err := errors.Join(server.Close(), server.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+		if reply, err := node.Echo(t.Context(), ask); err != nil || reply.Failure == "" {
+			t.Errorf("over %s, after its end: %s (%v)", transport, &reply, err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := node.WriteFile(t.Context(), file, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := node.WatchFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.WriteFile(t.Context(), file, []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if how, err := watch.Written(); err != nil || !how.Moved || how.InPlace {
+		t.Errorf("written %+v (%v)", how, err)
+	}
+	if text, err := node.ReadFile(t.Context(), file); err != nil || string(text) != "two" {
+		t.Errorf("%q (%v)", text, err)
+	}
+	if err := watch.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := node.ReadFile(t.Context(), "/nosuch"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if list, err := node.Obstacles(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("obstacles %v (%v)", list, err)
+	}
+	knock := probe.Knock{Protocol: "tcp", Dst: masterPod, Port: 7007, ID: uuid.New()}
+	if pong, err := node.Knock(t.Context(), knock); err != nil || !pong.Answered() {
+		t.Errorf("a knock at a closed port: %s (%v)", &pong, err)
+	}
+	if ahead, within, err := node.Clock(t.Context()); err != nil || ahead.Abs() > within+time.Second {
+		t.Errorf("a clock of this machine is ahead by %v, within %v (%v)", ahead, within, err)
+	}
+}
+
+// testFlows: of a flow every datagram comes but those that were sent while the
+// way was broken.
+func testFlows(t *testing.T, pod, peer, node *probe.Session) {
+	st := startFlow(t, pod, peer, probe.Flow{To: nodePod, Rate: 500})
+	more(t, st, 50)
+	if r := stop(t, st); r.Sent < 50 || r.Received != r.Sent || len(r.Lost) > 0 || time.Since(r.Began) > time.Minute || r.Ended.Before(r.Began) {
+		t.Error(r)
+	}
+	if _, err := st.Stop(t.Context()); err == nil {
+		t.Error("a second stop: no error")
+	}
+	st = startFlow(t, pod, peer, probe.Flow{To: nodePod, Rate: 500})
+	more(t, st, 20)
+	down := probe.Change{Link: "cni0", Down: true}
+	if err := node.Change(t.Context(), down); err != nil {
+		t.Fatal(err)
+	}
+	more(t, st, 20)
+	if err := node.Change(t.Context(), probe.Change{Link: "cni0"}); err != nil {
+		t.Fatal(err)
+	}
+	more(t, st, 200) // the bridge's port takes its time
+	if r := stop(t, st); len(r.Lost) < 15 || r.Received < 20 || r.Lost[0].Number < 20 || r.Received+len(r.Lost) != r.Sent {
+		t.Error(r)
+	}
+	ending, end := context.WithCancel(t.Context())
+	st, err := pod.StartFlow(ending, peer, probe.Flow{To: nodePod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end()
+	waiting, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := st.Reach(waiting, 1<<30); err == nil || waiting.Err() != nil {
+		t.Errorf("a flow whose context has ended goes on: %v", err)
+	}
+}
+
 func testCancel(t *testing.T, s *probe.Session) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -218,11 +321,9 @@ func TestRemoteRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, flow := s.StartFlow(t.Context(), s, probe.Flow{To: localCNI})
 	_, monitor := s.Monitor()
-	_, server := s.ServeEcho(probe.UDP, 9)
 	_, ids := s.NamespaceIDs(t.Context(), []*probe.Session{s})
-	for what, err := range map[string]error{"a flow": flow, "a monitor": monitor, "an echo server": server, "namespace ids": ids} {
+	for what, err := range map[string]error{"a monitor": monitor, "namespace ids": ids} {
 		if !errors.Is(err, probe.ErrNotLocal) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -306,7 +407,7 @@ func TestServeRefuses(t *testing.T) {
 	s := open(t, lab, "master")
 	var out strings.Builder
 	in := strings.NewReader(`{"id":1,"kind":"dance"}` + "\n" + `{"id":2,"kind":"ping","request":7}` + "\n" + `{"id":3,"kind":"hello","request":{}}` + "\nnonsense\n")
-	err := probe.Serve(t.Context(), s, in, &out)
+	err := probe.Serve(t.Context(), s, in, &out, nil)
 	if err == nil || !strings.Contains(err.Error(), "read a call") {
 		t.Error(err)
 	}

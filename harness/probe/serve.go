@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"sync"
 
@@ -18,12 +19,15 @@ import (
 const maxMessage = 64 << 20
 
 // Serve answers the calls that come from in, each on its own, until in ends or
-// ctx does. What is under way then is cancelled, and waited for. The error says
-// that in or out is broken; it is nil at the end of in.
-func Serve(ctx context.Context, s *Session, in io.Reader, out io.Writer) error {
+// ctx does. What is under way then is cancelled, and waited for. Calls of the
+// kinds in more are answered by its handlers. The error says that in or out is
+// broken; it is nil at the end of in.
+func Serve(ctx context.Context, s *Session, in io.Reader, out io.Writer, more map[string]Handler) error {
 	ctx, cancel := context.WithCancel(ctx)
 	v := &server{session: s, out: json.NewEncoder(out), calls: map[uint64]context.CancelFunc{}}
 	known := handlers()
+	maps.Copy(known, flowHandlers())
+	maps.Copy(known, more)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxMessage)
 	for lines.Scan() {
@@ -93,6 +97,11 @@ func (v *server) reply(id uint64, answer any, err error) {
 	}
 	if err != nil {
 		r.Error = err.Error()
+		for name, known := range knownErrors() {
+			if errors.Is(err, known) {
+				r.Is = append(r.Is, name)
+			}
+		}
 	}
 	v.writing.Lock()
 	failed = v.out.Encode(r)

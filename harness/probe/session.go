@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,11 +34,19 @@ type Session struct {
 	state  *dumper
 	echo   *echoes
 	flows  *flows
+	// held is what the session's other end has asked for and not ended.
+	held holdings
 	// space is the network namespace itself, for whom others ask about it.
 	space *os.File
 	// peer, where there is one, answers in the place of all of these.
 	peer  Peer
 	heard func(ctx context.Context, kind string, request, answer any, err error)
+	// clock is what Clock has found.
+	clock struct {
+		sync.Mutex
+		known         bool
+		ahead, within time.Duration
+	}
 }
 
 // Open opens a session. The error wraps ErrNotLocal where the namespace
@@ -89,7 +99,7 @@ func (s *Session) Name() string { return s.name }
 
 // Close ends the session, its servers and what still waits for an answer.
 func (s *Session) Close() error {
-	var errs []error
+	errs := []error{s.held.close()}
 	if s.space != nil {
 		errs = append(errs, s.space.Close())
 	}

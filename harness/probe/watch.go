@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,10 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// kindWatchFile begins a watch at the other end of a session, and kindWriting
+// asks it.
+const (
+	kindWatchFile = "watch-file"
+	kindWriting   = "writing"
+)
+
 // A FileWatch tells how a file is written.
 type FileWatch struct {
 	name, file string
 	fd         int
+	// there, where set, is the watch itself.
+	there *far
 }
 
 // Writing is how a file was written since it was watched.
@@ -26,6 +36,17 @@ type Writing struct {
 // WatchFile watches a file of the namespace, which need not be there, in a
 // folder that is. The caller closes the watch.
 func (s *Session) WatchFile(path string) (*FileWatch, error) {
+	if s.peer == nil {
+		return s.watchFile(path)
+	}
+	there := &far{peer: s.peer}
+	if err := s.peer.Ask(context.Background(), kindWatchFile, path, &there.id); err != nil {
+		return nil, fmt.Errorf("%s in %s: %w", kindWatchFile, s.name, err)
+	}
+	return &FileWatch{name: s.name, there: there}, nil
+}
+
+func (s *Session) watchFile(path string) (*FileWatch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch files: %w", err)
@@ -42,11 +63,23 @@ func (s *Session) WatchFile(path string) (*FileWatch, error) {
 }
 
 // Close ends the watch.
-func (w *FileWatch) Close() error { return unix.Close(w.fd) }
+func (w *FileWatch) Close() error {
+	if w.there != nil {
+		return w.there.Close()
+	}
+	return unix.Close(w.fd)
+}
 
 // Written returns how the file was written since it was last asked.
 func (w *FileWatch) Written() (Writing, error) {
 	var out Writing
+	if w.there != nil {
+		err := w.there.peer.Ask(context.Background(), kindWriting, w.there.id, &out)
+		if err != nil {
+			err = fmt.Errorf("watch files in %s: %w", w.name, err)
+		}
+		return out, err
+	}
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := unix.Read(w.fd, buf)

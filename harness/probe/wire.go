@@ -4,7 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The protocol between a session and `overlab probe`: JSON, one message a line.
@@ -20,6 +24,8 @@ type (
 		ID     uint64          `json:"id"`
 		Answer json.RawMessage `json:"answer,omitempty"`
 		Error  string          `json:"error,omitempty"`
+		// Is are the names of errors that Error is one of, as knownErrors has them.
+		Is []string `json:"is,omitempty"`
 	}
 )
 
@@ -31,10 +37,28 @@ const (
 	wireVersion = "overlab/probe/v1alpha1"
 )
 
+// knownErrors are those that who asks tells apart, by their names on the wire.
+func knownErrors() map[string]error {
+	return map[string]error{"not-exist": fs.ErrNotExist, "address-in-use": unix.EADDRINUSE}
+}
+
+// farError is an error of the other end.
+type farError struct {
+	text string
+	is   []error
+}
+
+func (e *farError) Error() string   { return e.text }
+func (e *farError) Unwrap() []error { return e.is }
+
+// A Handler answers calls of one kind: it reads the request and returns the
+// answer, which may be there beside an error.
+type Handler func(context.Context, *Session, json.RawMessage) (any, error)
+
 // handlers answer each kind of call by a session's method. A new kind is one
 // line.
-func handlers() map[string]func(context.Context, *Session, json.RawMessage) (any, error) {
-	return map[string]func(context.Context, *Session, json.RawMessage) (any, error){
+func handlers() map[string]Handler {
+	return map[string]Handler{
 		kindHello: handler(func(context.Context, *Session, struct{}) (string, error) { return wireVersion, nil }),
 		kindPing:  handler(func(ctx context.Context, s *Session, p Ping) (Pong, error) { return s.Ping(ctx, p) }),
 		kindEcho:  handler(func(ctx context.Context, s *Session, e Echo) (EchoReply, error) { return s.Echo(ctx, e) }),
@@ -60,6 +84,35 @@ func handlers() map[string]func(context.Context, *Session, json.RawMessage) (any
 		kindInject: handler(func(ctx context.Context, s *Session, i injection) (struct{}, error) {
 			return struct{}{}, s.Inject(ctx, i.Interface, i.Frames...)
 		}),
+		kindClock: handler(func(context.Context, *Session, struct{}) (time.Time, error) { return time.Now(), nil }),
+		kindObstacles: handler(func(ctx context.Context, s *Session, _ struct{}) ([]Obstacle, error) {
+			return s.Obstacles(ctx)
+		}),
+		kindServeEcho: handler(func(_ context.Context, s *Session, v serving) (uint64, error) {
+			server, err := s.serveEcho(v.Transport, v.Port)
+			if err != nil {
+				return 0, err
+			}
+			return s.held.keep(server), nil
+		}),
+		kindWatchFile: handler(func(_ context.Context, s *Session, path string) (uint64, error) {
+			w, err := s.watchFile(path)
+			if err != nil {
+				return 0, err
+			}
+			return s.held.keep(w), nil
+		}),
+		kindWriting: handler(func(_ context.Context, s *Session, id uint64) (Writing, error) {
+			w, ok := s.held.of(id).(*FileWatch)
+			if !ok {
+				return Writing{}, fmt.Errorf("there is no watch %d", id)
+			}
+			return w.Written()
+		}),
+		kindEnd: handler(func(_ context.Context, s *Session, id uint64) (struct{}, error) {
+			return struct{}{}, s.held.end(id)
+		}),
+		kindKnock: handler(func(ctx context.Context, s *Session, k Knock) (Pong, error) { return s.Knock(ctx, k) }),
 		kindFiles: handler(func(ctx context.Context, s *Session, folder string) (map[string]string, error) {
 			return s.Files(ctx, folder)
 		}),
@@ -81,8 +134,14 @@ func handlers() map[string]func(context.Context, *Session, json.RawMessage) (any
 	}
 }
 
+// HandlerOf makes a Handler of a function, whose request and answer are plain
+// data that JSON can carry.
+func HandlerOf[Q, A any](do func(context.Context, Q) (A, error)) Handler {
+	return handler(func(ctx context.Context, _ *Session, q Q) (A, error) { return do(ctx, q) })
+}
+
 // handler reads a request of its type and has it answered.
-func handler[Q, A any](do func(context.Context, *Session, Q) (A, error)) func(context.Context, *Session, json.RawMessage) (any, error) {
+func handler[Q, A any](do func(context.Context, *Session, Q) (A, error)) Handler {
 	return func(ctx context.Context, s *Session, request json.RawMessage) (any, error) {
 		var q Q
 		if err := json.Unmarshal(request, &q); err != nil {

@@ -55,6 +55,10 @@ type Check struct {
 	// Disturbs says that the check changes the lab, so that it must run
 	// alone. It puts back what it changed.
 	Disturbs bool
+	// Forges says that the check puts frames on the underlay that are not what
+	// they claim to be. They change nothing, but a network may take them for an
+	// attack.
+	Forges bool
 	// Part, where set, names the part of the lab that a disturbing check changes
 	// and judges: it may run beside those of other parts, not beside another of
 	// its own, nor beside harmless ones.

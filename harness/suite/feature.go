@@ -67,8 +67,12 @@ const (
 	// NoKubeProxy: no kube-proxy filters what is forwarded (it drops what
 	// connection tracking takes for invalid) and masquerades what bears 0x4000.
 	NoKubeProxy Feature = "node without kube-proxy"
-	// Leases: the leases are where the harness can read and write them.
+	// Bridge: pods are wired as flannel's plugin wires them.
+	Bridge Feature = "pod network whose pods are on a bridge cni0"
+	// Leases: the leases are where the harness can read them.
 	Leases Feature = "store of leases"
+	// WritableLeases: and write them. Nodes of an existing cluster are others'.
+	WritableLeases Feature = "store of leases that the harness may write to"
 )
 
 // AgentRestarter is what a Lab also is when it can end and start again the
@@ -153,8 +157,10 @@ func Features(p *topology.Plan) []Feature {
 		{InKernel, b.Type == "vxlan" || b.Type == "host-gw"},
 		{Masquerade, slices.ContainsFunc(p.Nodes, func(n topology.Node) bool { return n.Agent.IPMasq && !n.Agent.ByHand })},
 		{EtcdStore, p.Store.Type == "etcd"},
-		{NoKubeProxy, p.Store.Type != "kubernetes"},
+		{NoKubeProxy, p.Store.Type != "kubernetes" && !p.Existing},
+		{Bridge, p.CNI.Foreign == ""},
 		{Leases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes"},
+		{WritableLeases, p.Store.Type == "etcd" || p.Store.Type == "kubernetes" && !p.Existing},
 	} {
 		if f.there {
 			out = append(out, f.Feature)

@@ -208,13 +208,8 @@ func (e *Env) Capture(ctx context.Context, points []Point, during func(context.C
 	}()
 	// Binding waits for the kernel, not for the processor: all at once.
 	err := each(len(points), len(points), func(i int) error {
-		ns, err := e.run.lab.Namespace(points[i].Node)
-		if err != nil {
-			return err
-		}
-		taps[i], err = capture.Open(ns, capture.Options{
-			Interface: points[i].Interface, Filter: points[i].Filter, Ring: e.run.o.Ring,
-		})
+		var err error
+		taps[i], err = e.tap(ctx, points[i])
 		return err
 	})
 	if err != nil {
@@ -242,6 +237,23 @@ func (e *Env) Capture(ctx context.Context, points []Point, during func(context.C
 	})
 	e.run.record.captured(ctx, points, c)
 	return c, nil
+}
+
+// tap opens a tap where the point is.
+func (e *Env) tap(ctx context.Context, at Point) (*capture.Tap, error) {
+	o := capture.Options{Interface: at.Interface, Filter: at.Filter, Ring: e.run.o.Ring}
+	s, err := e.Session(ctx, at.Node)
+	if err != nil {
+		return nil, err
+	}
+	if s.Peer() != nil {
+		return capture.OpenIn(ctx, s, o)
+	}
+	ns, err := e.run.lab.Namespace(at.Node)
+	if err != nil {
+		return nil, err
+	}
+	return capture.Open(ns, o)
 }
 
 // Differences compares the named nodes and pods, or all, with what the plan

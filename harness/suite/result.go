@@ -66,6 +66,8 @@ func verdict(findings []Finding, err error) (Verdict, string) {
 		return Fail, ""
 	case errors.As(err, &v):
 		return v.verdict, err.Error()
+	case errors.Is(err, probe.ErrNotLocal):
+		return NotApplicable, "it must enter the namespaces from this process: " + err.Error()
 	case err != nil:
 		return Inconclusive, err.Error()
 	}
@@ -133,6 +135,8 @@ type Results struct {
 	Took time.Duration `json:"tookNanoseconds"`
 	// Interrupted says that the run was ended before its end.
 	Interrupted bool `json:"interrupted,omitempty"`
+	// Spare is why nothing of the lab might be changed, as the options had it.
+	Spare string `json:"spare,omitempty"`
 	// About says what was judged, Repeat which of several runs this is.
 	About  *About  `json:"about,omitempty"`
 	Repeat *Repeat `json:"repeat,omitempty"`

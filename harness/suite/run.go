@@ -28,6 +28,9 @@ type Options struct {
 	// Ring is the size of each capture's buffer; if zero, 2 MiB in blocks that
 	// suit the small packets of probes and a reader that is 256 ms late.
 	Ring capture.Ring
+	// Spare, where set, says why nothing of the lab may be changed: checks that
+	// disturb it or forge frames are not applicable for that reason.
+	Spare string
 	// Unsupported features are those that the agent declares not to have.
 	Unsupported []Feature
 	// Exemptions are checks that the agent is declared to fail.
@@ -149,13 +152,7 @@ func (r *run) session(ctx context.Context, name string) (*probe.Session, error) 
 
 // open opens a session whose requests are recorded under a name.
 func (r *run) open(ctx context.Context, name string, ns topology.Namespace) (*probe.Session, error) {
-	open := probe.Open
-	if _, here := ns.(topology.Local); !here {
-		open = func(ctx context.Context, ns topology.Namespace) (*probe.Session, error) {
-			return probe.OpenRemote(ctx, ns)
-		}
-	}
-	session, err := open(ctx, ns)
+	session, err := probe.Enter(ctx, ns)
 	if err != nil {
 		return nil, err
 	}
@@ -242,6 +239,10 @@ func (r *run) one(ctx context.Context, c chosen) Result {
 		res.Verdict, res.Reason = Skipped, "the run was interrupted"
 	case missing >= 0:
 		res.Verdict, res.Reason = NotApplicable, fmt.Sprintf("the lab has no %s", c.Needs[missing])
+	case r.o.Spare != "" && c.Disturbs:
+		res.Verdict, res.Reason = NotApplicable, "it disturbs the lab, and "+r.o.Spare
+	case r.o.Spare != "" && c.Forges:
+		res.Verdict, res.Reason = NotApplicable, "it forges frames on the underlay, and "+r.o.Spare
 	case declared >= 0:
 		res.Verdict, res.Reason = Unsupported, fmt.Sprintf("the agent declares that it has no %s", c.Needs[declared])
 	default:
@@ -333,7 +334,8 @@ func (r *run) results(list []Result, started time.Time) *Results {
 		Lab: r.plan.Name, Provider: r.plan.Provider,
 		Started: started, Took: time.Since(started),
 		Results: list, Frames: r.frames.list(),
-		Plan: r.plan, States: r.memory.states.all(), Record: r.record,
+		Spare: r.o.Spare,
+		Plan:  r.plan, States: r.memory.states.all(), Record: r.record,
 	}
 }
 

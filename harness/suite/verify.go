@@ -88,7 +88,7 @@ func (s *Suite) Verify(ctx context.Context, report *Results) (*Verification, err
 	if err := replay.observed(ctx, limitsKind, &then); err != nil {
 		return nil, fmt.Errorf("the record of what was measured is not whole: %w", err)
 	}
-	r := newRun(ctx, recordedLab{report.Plan}, Options{Timeouts: then.Timeouts, MaxPairs: then.MaxPairs})
+	r := newRun(ctx, recordedLab{report.Plan}, Options{Timeouts: then.Timeouts, MaxPairs: then.MaxPairs, Spare: report.Spare})
 	r.replay = replay
 	defer r.close()
 	v := &Verification{Lab: report.Lab, Frames: len(report.Frames)}

@@ -46,6 +46,21 @@ type matcher struct {
 	frames []sighted // in the order of time
 	used   map[int]bool
 	last   time.Time
+	// machines are those of the namespaces where there are several, each with a
+	// clock of its own; on is that of the frame that last is of.
+	machines map[string]string
+	on       string
+}
+
+// apart reports whether a frame of a namespace was timed by another clock than
+// the last one.
+func (m *matcher) apart(space string) bool {
+	return !m.last.IsZero() && m.machines[space] != m.on
+}
+
+// older reports whether a frame came before the last one.
+func (m *matcher) older(f *sighted) bool {
+	return !m.apart(f.at.space) && f.Time.Before(m.last)
 }
 
 // leg fills the steps of one leg.
@@ -62,7 +77,11 @@ func (m *matcher) leg(path *predict.Path, k kind, first int) []Step {
 		seen := &Seen{
 			Time: f.Time, Frame: f.frame, Length: f.Length, Fragment: f.fragment, Transport: f.transport, Count: m.count(&h, k), raw: f.Frame,
 		}
-		if !before.IsZero() {
+		switch {
+		case before.IsZero():
+		case m.apart(h.Space):
+			seen.Apart = true
+		default:
 			seen.After = f.Time.Sub(before)
 		}
 		if h.Frame.Encap != nil && h.Frame.Encap.Kind != "ipip" {
@@ -72,7 +91,7 @@ func (m *matcher) leg(path *predict.Path, k kind, first int) []Step {
 			seen.By, seen.Count = "addresses, port and time: the mark is encrypted", 1
 		}
 		steps[i].Seen, steps[i].Differences = seen, differences(&h.Frame, &f.frame, f.fragment)
-		m.last = f.Time
+		m.last, m.on = f.Time, m.machines[h.Space]
 	}
 	return steps
 }
@@ -91,7 +110,7 @@ func (m *matcher) find(h *predict.Hop, k kind) int {
 		if !m.used[i] {
 			score++
 		}
-		if !f.Time.Before(m.last) {
+		if !m.older(f) {
 			score++
 		}
 		if len(differences(&h.Frame, &f.frame, f.fragment)) == 0 {
@@ -129,7 +148,7 @@ func (m *matcher) is(f *sighted, h *predict.Hop, k kind) bool {
 		return false
 	}
 	if h.Frame.Hidden() {
-		return f.wireguard && f.frame.Src == h.Frame.Src && f.frame.Dst == h.Frame.Dst && !f.Time.Before(m.last)
+		return f.wireguard && f.frame.Src == h.Frame.Src && f.frame.Dst == h.Frame.Dst && !m.older(f)
 	}
 	return f.kind == k
 }

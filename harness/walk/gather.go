@@ -90,7 +90,7 @@ func open(ctx context.Context, lab topology.Lab, names []string) (sessions, erro
 			}
 			return err
 		}
-		s, err := probe.Open(ctx, ns)
+		s, err := probe.Enter(ctx, ns)
 		if err != nil {
 			return err
 		}
@@ -127,8 +127,10 @@ func gather(ctx context.Context, p *topology.Plan, all sessions) (*predict.Netwo
 			return err
 		}
 		space := &predict.Space{State: st}
-		if space.Namespaces, err = s.NamespaceIDs(ctx, others); err != nil {
-			return err
+		if s.Peer() == nil {
+			if space.Namespaces, err = s.NamespaceIDs(ctx, others); err != nil {
+				return err
+			}
 		}
 		if name != underlaySpace { // which routes nothing
 			if space.Sysctls, err = s.Sysctls(ctx, parameters...); err != nil {
@@ -143,7 +145,38 @@ func gather(ctx context.Context, p *topology.Plan, all sessions) (*predict.Netwo
 		n.Spaces[name] = space
 		return nil
 	})
-	return n, err
+	if err != nil {
+		return nil, err
+	}
+	for i := range p.Pods {
+		nameNamespaces(n.Spaces[p.Pods[i].Node], n.Spaces[p.Pods[i].Name], &p.Pods[i])
+	}
+	return n, nil
+}
+
+// nameNamespaces tells a node's and a pod's ids of each other's namespace from
+// the veth that is between them, where the kernel could not be asked.
+func nameNamespaces(node, pod *predict.Space, p *topology.Pod) {
+	if node == nil || pod == nil || node.Namespaces != nil && pod.Namespaces != nil {
+		return
+	}
+	for i := range pod.State.Links {
+		inner := &pod.State.Links[i]
+		outer := node.State.LinkByIndex(inner.Peer)
+		if inner.Kind != "veth" || outer == nil || outer.Kind != "veth" || outer.Peer != inner.Index {
+			continue
+		}
+		name(node, outer.PeerNS, p.Name)
+		name(pod, inner.PeerNS, p.Node)
+	}
+}
+
+// name gives the namespace behind an id its name.
+func name(s *predict.Space, id int, other string) {
+	if s.Namespaces == nil {
+		s.Namespaces = map[int]string{}
+	}
+	s.Namespaces[id] = other
 }
 
 // tunnels are the leases, for backends whose way no state shows.

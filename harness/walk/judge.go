@@ -141,7 +141,7 @@ func (w *run) explain(ctx context.Context, d *Divergence, space string) {
 	case err != nil:
 		d.Cause = fmt.Sprintf("%s dropped it, for a reason that its state does not show; its firewall could not be read: %v", space, err)
 	case len(found) > 0:
-		d.Cause, d.Mend, d.On = found[0].cause(space), found[0].mend, space
+		d.Cause, d.Mend, d.On = found[0].cause(space), found[0].Mend, space
 		d.Confirmed = found[0].counted > 0
 	case d.Dropped != nil:
 		d.Cause = fmt.Sprintf("the firewall of %s drops it, and not by nftables: see iptables-legacy", space)

@@ -113,6 +113,9 @@ type Seen struct {
 	Time time.Time `json:"time"`
 	// After is the time since the step before was seen.
 	After time.Duration `json:"after"`
+	// Apart says that the step before was seen on another machine, whose clock
+	// is another: After is not given.
+	Apart bool          `json:"apart,omitempty"`
 	Frame predict.Frame `json:"frame"`
 	// Length in bytes of the whole frame.
 	Length int `json:"length"`

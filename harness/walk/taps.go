@@ -12,7 +12,6 @@ import (
 	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/capture/filter"
 	"github.com/overlab/overlab/harness/walk/predict"
-	"github.com/overlab/overlab/topology"
 )
 
 // ring is enough for a few packets and what else passes meanwhile.
@@ -104,13 +103,13 @@ type taps struct {
 
 // listen opens all taps. That an interface has gone meanwhile is a doubt, and
 // no error.
-func listen(lab topology.Lab, at []place, protocol string, v6 bool) *taps {
+func (w *run) listen(ctx context.Context, at []place) *taps {
 	t := &taps{places: at, open: map[place]*capture.Tap{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, p := range at {
 		wg.Go(func() {
-			tap, err := openTap(lab, p, protocol, v6)
+			tap, err := w.tap(ctx, p)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -124,12 +123,16 @@ func listen(lab topology.Lab, at []place, protocol string, v6 bool) *taps {
 	return t
 }
 
-func openTap(lab topology.Lab, p place, protocol string, v6 bool) (*capture.Tap, error) {
-	ns, err := lab.Namespace(p.space)
+func (w *run) tap(ctx context.Context, p place) (*capture.Tap, error) {
+	o := capture.Options{Interface: p.dev, Filter: interesting(p, w.o.Protocol, w.o.IPv6), Ring: ring}
+	if s := w.sessions[p.space]; s.Peer() != nil {
+		return capture.OpenIn(ctx, s, o)
+	}
+	ns, err := w.lab.Namespace(p.space)
 	if err != nil {
 		return nil, err
 	}
-	return capture.Open(ns, capture.Options{Interface: p.dev, Filter: interesting(p, protocol, v6), Ring: ring})
+	return capture.Open(ns, o)
 }
 
 // sighting is what the taps have seen.

@@ -67,8 +67,8 @@ func (o *Options) defaults() error {
 func (o *Options) knocks() bool { return o.Protocol != "icmp" }
 
 // Run follows a packet from one node or pod of the lab to another. That it
-// does not arrive is no error: the report says so. The lab's namespaces must
-// be within reach (topology.Local).
+// does not arrive is no error: the report says so. Where the lab's namespaces
+// are not this machine's, what the kernel dropped is not traced.
 func Run(ctx context.Context, lab topology.Lab, from, to string, o Options) (*Report, error) {
 	if err := o.defaults(); err != nil {
 		return nil, fmt.Errorf("walk from %s to %s: %w", from, to, err)
@@ -145,7 +145,7 @@ func (w *run) walk(ctx context.Context) error {
 	if leftOut > 0 {
 		r.Limits = append(r.Limits, fmt.Sprintf("%d interfaces beside the predicted way are without a tap: what strays there is not seen", leftOut))
 	}
-	t := listen(w.lab, at, w.o.Protocol, w.o.IPv6)
+	t := w.listen(ctx, at)
 	// The kernel takes its time to let go of a ring, and nobody need wait.
 	defer func() { go t.close() }()
 	if tracing != nil {
@@ -229,7 +229,7 @@ func (w *run) sendOne(ctx context.Context, id uuid.UUID, count int, wait time.Du
 // compare puts what was seen beside what was predicted.
 func (w *run) compare(s *sighting) {
 	r := w.report
-	m := &matcher{frames: w.read(s), used: map[int]bool{}}
+	m := &matcher{frames: w.read(s), used: map[int]bool{}, machines: w.machines()}
 	r.Request.Steps = m.leg(w.there, request, 1)
 	if w.back != nil {
 		r.Reply.Steps = m.leg(w.back, reply, 1+len(w.there.Hops))
@@ -244,6 +244,21 @@ func (w *run) compare(s *sighting) {
 	}
 	w.noteOthers(m)
 	w.keep(m)
+}
+
+// machines are the machines of the namespaces, nil where all are on this one.
+func (w *run) machines() map[string]string {
+	out := map[string]string{}
+	for name, s := range w.sessions {
+		if s.Peer() == nil {
+			return nil
+		}
+		out[name] = name
+		if pod := w.plan.Pod(name); pod != nil {
+			out[name] = pod.Node
+		}
+	}
+	return out
 }
 
 // reader knows a packet by its mark, and the ports of the lab's tunnels.

@@ -9,6 +9,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/overlab/overlab/internal/ociimage"
+	"github.com/overlab/overlab/internal/podimage"
 	"github.com/overlab/overlab/internal/wholefile"
 )
 
@@ -21,6 +22,9 @@ type Options struct {
 	Name string
 	// Agent and Plugin are the files of overlabd and overlab-cni.
 	Agent, Plugin string
+	// Probe is the file of overlab, by which an existing cluster is looked at;
+	// empty leaves it out.
+	Probe string
 }
 
 // Write writes the image as an archive (see ociimage.Write).
@@ -29,6 +33,9 @@ func Write(w io.Writer, o Options) error {
 		o.Name = Name
 	}
 	programs := []struct{ name, file string }{{"overlabd", o.Agent}, {"overlab-cni", o.Plugin}}
+	if o.Probe != "" {
+		programs = append(programs, struct{ name, file string }{"overlab", o.Probe})
+	}
 	var files []ociimage.File
 	for _, p := range programs {
 		if p.file == "" {
@@ -42,6 +49,12 @@ func Write(w io.Writer, o Options) error {
 			return fmt.Errorf("%s is linked dynamically, and an image of it alone would not run: build it with CGO_ENABLED=0", p.file)
 		}
 		files = append(files, ociimage.File{Path: "/" + p.name, Mode: 0o755, Source: p.file})
+	}
+	if o.Probe != "" {
+		// The same program is what little of a shell's tools there is.
+		for _, tool := range podimage.Tools {
+			files = append(files, ociimage.File{Path: "/" + tool, Link: "/overlab"})
+		}
 	}
 	return ociimage.Write(w, ociimage.Image{
 		Name:   o.Name,

@@ -16,19 +16,19 @@ func datapathChecks() []suite.Check {
 		{
 			ID: "DP-01", Title: "cni0 is up, has the subnet's .1 and the overlay's MTU",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.Pods},
+			Needs: []suite.Feature{suite.IPv4, suite.Pods, suite.Bridge},
 			Run:   bridges,
 		},
 		{
 			ID: "DP-02", Title: "each pod's eth0 is the peer of a veth on cni0",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.Pods},
+			Needs: []suite.Feature{suite.Pods, suite.Bridge},
 			Run:   podLinks,
 		},
 		{
 			ID: "DP-03", Title: "pods route everything through their node's .1",
 			Source: fromBoth, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.Pods},
+			Needs: []suite.Feature{suite.IPv4, suite.Pods, suite.Bridge},
 			Run:   podRoutes,
 		},
 		{

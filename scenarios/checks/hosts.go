@@ -22,7 +22,7 @@ func hostChecks() []suite.Check {
 		{
 			ID: "NM-03", Title: "a node reaches its own pods, from its cni0 address",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.Pods},
+			Needs: []suite.Feature{suite.IPv4, suite.Pods, suite.Bridge},
 			Run: func(ctx context.Context, env *suite.Env) error {
 				return hostsToPods(ctx, env, true, func(n *topology.Node) netip.Addr { return n.Gateway().Addr() })
 			},
@@ -209,10 +209,13 @@ type observer struct {
 	address netip.Addr
 }
 
-// observers of a pod are its node's cni0 and, where there is one, a pod beside
-// it and, where the backend connects, one of another node.
+// observers of a pod are its node's cni0, where pods are on it, and, where there
+// is one, a pod beside it and, where the backend connects, one of another node.
 func observers(plan *topology.Plan, p topology.Pod) []observer {
-	out := []observer{{p.Node, plan.Node(p.Node).Gateway().Addr()}}
+	var out []observer
+	if plan.CNI.Foreign == "" {
+		out = append(out, observer{p.Node, plan.Node(p.Node).Gateway().Addr()})
+	}
 	var beside, beyond bool
 	for _, o := range plan.Pods {
 		near := o.Node == p.Node

@@ -29,7 +29,7 @@ func pathMTUChecks() []suite.Check {
 		},
 		{
 			ID: "MTU-06", Title: "the overlay's links have the underlay's MTU less tunnel",
-			Source: fromSeeds, Profiles: []string{model}, Needs: []suite.Feature{suite.IPv4, suite.Pods},
+			Source: fromSeeds, Profiles: []string{model}, Needs: []suite.Feature{suite.IPv4, suite.Pods, suite.Bridge},
 			Run: linkMTUs,
 		},
 	}

@@ -13,7 +13,7 @@ func orderCheck() suite.Check {
 	return suite.Check{
 		ID: "CP-04", Level: suite.Extended, Title: "a peer is programmed in the order neighbour, FDB, route",
 		Source: fromFlannel, Profiles: []string{vxlan},
-		Needs:    []suite.Feature{suite.IPv4, suite.Peers, suite.FullMesh, suite.Leases},
+		Needs:    []suite.Feature{suite.IPv4, suite.Peers, suite.FullMesh, suite.WritableLeases},
 		Disturbs: true, Part: partOverlay,
 		Run: programmedInOrder,
 	}

@@ -18,7 +18,7 @@ import (
 // runs through it. They run alone, and put back what they changed.
 func resilienceChecks() []suite.Check {
 	traffic := []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects}
-	store := []suite.Feature{suite.IPv4, suite.Peers, suite.Connects, suite.Leases}
+	store := []suite.Feature{suite.IPv4, suite.Peers, suite.Connects, suite.WritableLeases}
 	check := func(id, title string, level suite.Level, needs []suite.Feature, run func(context.Context, *suite.Env) error) suite.Check {
 		return suite.Check{
 			ID: id, Level: level, Title: title, Source: fromFlannel, Profiles: []string{resilience},
@@ -29,7 +29,7 @@ func resilienceChecks() []suite.Check {
 		check("RS-01", "killed and restarted agents lose no packet, no lease", suite.Core, traffic, agentsRestarted),
 		alone(check("RS-02", "a node that joins is served by every peer", suite.Core, store, peerJoins)),
 		check("RS-03", "a node that leaves is forgotten by every peer", suite.Core, store, peerLeaves),
-		check("RS-04", "what became stale while an agent was away goes", suite.Extended, append(traffic, suite.Leases), peerLeavesUnseen),
+		check("RS-04", "what became stale while an agent was away goes", suite.Extended, append(traffic, suite.WritableLeases), peerLeavesUnseen),
 		check("RS-05", "altered entries are repaired, and cost nothing after", suite.Extended, traffic, tampering),
 		check("RS-06", "a deleted overlay device returns, with its peers", suite.Extended, traffic, deviceDeleted),
 		check("RS-07", "what the kernel drops with a link comes back with it", suite.Extended, traffic, linkFlap),

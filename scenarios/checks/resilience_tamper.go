@@ -113,6 +113,9 @@ func (v *victim) answered(ctx context.Context) error {
 // linkFlap takes the underlay's link away for a moment (RS-07).
 func linkFlap(ctx context.Context, env *suite.Env) error {
 	plan := env.Plan()
+	if plan.Existing {
+		return suite.NotApplicablef("it would set down the link by which a node of an existing cluster is reached")
+	}
 	if plan.IPv6 == topology.IPv6Dual {
 		return suite.NotApplicablef("with the link the kernel drops IPv6 addresses, which are not the agent's to restore")
 	}

@@ -26,7 +26,7 @@ func securityChecks() []suite.Check {
 	check := func(id string, level suite.Level, title, source string, run func(context.Context, *suite.Env) error) suite.Check {
 		return suite.Check{
 			ID: id, Level: level, Title: title, Source: source, Profiles: []string{vxlan, security},
-			Needs: []suite.Feature{suite.IPv4, suite.SegmentPeers, suite.FullMesh, suite.NoKubeProxy}, Run: run,
+			Needs: []suite.Feature{suite.IPv4, suite.SegmentPeers, suite.FullMesh, suite.NoKubeProxy}, Forges: true, Run: run,
 		}
 	}
 	learned := check("SE-03", suite.Core, "a spoofed inner MAC leaves the FDB as it was", "RFC 7348 section 7, flannel", spoofedMAC)

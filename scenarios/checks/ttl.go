@@ -19,7 +19,7 @@ func ttlChecks() []suite.Check {
 		{
 			ID: "TTL-01", Title: "a pod's ping on the same node is answered with TTL 64",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.SameNodePods},
+			Needs: []suite.Feature{suite.IPv4, suite.SameNodePods, suite.Bridge},
 			Run: func(ctx context.Context, env *suite.Env) error {
 				return pingPairs(ctx, env, env.SameNodePairs(), initialTTL)
 			},
@@ -27,7 +27,7 @@ func ttlChecks() []suite.Check {
 		{
 			ID: "TTL-02", Title: "a pod's ping to a remote node's cni0 returns TTL 63",
 			Source: fromSeeds, Profiles: []string{model},
-			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects, suite.KernelDatapath},
+			Needs: []suite.Feature{suite.IPv4, suite.CrossNodePods, suite.Connects, suite.KernelDatapath, suite.Bridge},
 			Run: func(ctx context.Context, env *suite.Env) error {
 				return pingRemoteBridges(ctx, env, initialTTL-1)
 			},

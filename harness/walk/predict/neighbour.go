@@ -90,7 +90,7 @@ func (w *walker) unresolvedVTEP(s *Space, l *probe.Link, a netip.Addr, have stri
 // judgeNeighbour compares an entry with what the neighbour itself has.
 func (w *walker) judgeNeighbour(s *Space, l *probe.Link, n probe.Neighbour) {
 	owner, theirs := w.net.holder(n.IP)
-	if owner == nil || owner == s || theirs.MAC == n.MAC || theirs.MAC.IsZero() {
+	if owner == nil || owner == s || theirs.MAC.IsZero() || w.net.has(n.IP, n.MAC) {
 		return
 	}
 	w.suspicion(s, fmt.Sprintf("%s's neighbour entry for %s on %s has %s, and %s's %s is %s", s.name(), n.IP, l.Name, n.MAC, owner.name(), theirs.Name, theirs.MAC),

@@ -187,6 +187,15 @@ func (n *Network) holder(a netip.Addr) (*Space, *probe.Link) {
 	})
 }
 
+// has reports whether a link has both the address and the MAC. A node may have
+// one address on many links, as on a veth to each of its pods.
+func (n *Network) has(a netip.Addr, mac topology.MAC) bool {
+	_, l := n.find(func(_ *Space, l *probe.Link) bool {
+		return l.MAC == mac && slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
+	})
+	return l != nil
+}
+
 // podNode returns the node behind whose bridge the address is.
 func (n *Network) podNode(a netip.Addr) (*Space, netip.Prefix) {
 	for _, s := range n.sorted() {

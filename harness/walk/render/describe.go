@@ -88,6 +88,9 @@ func after(s *walk.Step) string {
 	if s.Seen == nil {
 		return "not seen"
 	}
+	if s.Seen.Apart {
+		return "other clock"
+	}
 	return fmt.Sprintf("+%.1f µs", float64(s.Seen.After.Nanoseconds())/1000)
 }
 
