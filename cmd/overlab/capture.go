@@ -43,7 +43,8 @@ outer packet and what a tunnel carries, in the order of time; or writes pcapng
 with one interface a tap, for Wireshark or tshark to read as it comes. It ends
 with Ctrl-C, after -c frames or after --for, and says what was dropped.
 
-FILTER is applied in the kernel. It is made of ` + filter.Words + `.
+FILTER is applied in the kernel. It is made of
+` + filter.Words + `.
 inner looks at the packet inside of VXLAN.`,
 		Example: `  overlab capture node-1:eth0
   overlab capture node-1:cni0 node-1:eth0 node-2:eth0 'icmp or inner icmp'

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +31,13 @@ func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
 		for line := range strings.Lines(cmd.Example) {
 			if !strings.HasPrefix(line, "  ") {
 				t.Errorf("%s: the example is not indented: %q", cmd.CommandPath(), line)
+			}
+		}
+		// With the flag that cobra adds to each, as its help shows it.
+		cmd.InitDefaultHelpFlag()
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example + "\n" + cmd.UsageString()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, " \n")); n > helpWidth {
+				t.Errorf("%s: a line of the help has %d columns: %q", cmd.CommandPath(), n, line)
 			}
 		}
 		for _, c := range cmd.Commands() {

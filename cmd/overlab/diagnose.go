@@ -20,7 +20,7 @@ func (c command) diagnose() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "diagnose",
-		Short: "Say why a running lab does not do what it must, and what mends it",
+		Short: "Say why a running lab does not work, and what mends it",
 		Long: `Diagnose compares a running lab with its plan, looks at agents, the store,
 filters, settings, counters and the underlay, sends a few packets, over IPv6 too
 where there is an overlay of it, walks after some that are lost, and names the

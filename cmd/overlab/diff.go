@@ -26,10 +26,10 @@ func (c command) diff() *cobra.Command {
 		Use:   "diff [NODE|POD…]",
 		Short: "Compare what nodes and pods have with what they ought to have",
 		Long: `Diff compares links, addresses, routes, neighbours, forwarding entries, firewall
-rules, subnet.env and leases with what the plan asks for, on all nodes and in all
-pods or on those named. A line that begins with - is missing, with + is there and
-ought not to be, with ~ is wrong; each is written as ip, bridge or the tool that
-is named above it would.
+rules, subnet.env and leases with what the plan asks for, on all nodes and in
+all pods or on those named. A line that begins with - is missing, with + is
+there and ought not to be, with ~ is wrong; each is written as ip, bridge or the
+tool that is named above it would.
 
 It exits with 0 if nothing differs, 1 if something does, and 2 if the lab or the
 usage is broken.`,

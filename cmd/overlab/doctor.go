@@ -13,7 +13,7 @@ import (
 func (c command) doctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Say what this machine lacks for labs, and the command that mends it",
+		Short: "Say what this machine lacks for labs, and how to mend it",
 		Long: `Doctor tries, in namespaces of its own, everything that a lab does, and looks
 for the tools that the articles' commands use. It exits with 2 when something
 is missing without which no lab comes up.`,

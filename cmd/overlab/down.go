@@ -13,7 +13,7 @@ func (c command) down() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "down [NAME|--all]",
 		Short:             "End a lab and everything in it",
-		Example:           "  overlab down\n  overlab down --all\n  overlab down --provider kubernetes     remove what is ours from an existing cluster",
+		Example:           "  overlab down\n  overlab down --all\n  overlab down --provider kubernetes   remove what is ours from a cluster",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: c.completeLabs,
 	}

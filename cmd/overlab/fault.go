@@ -20,10 +20,10 @@ func (c command) fault() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fault",
 		Short: "Break a running lab on purpose, and mend it again",
-		Long: `Fault breaks a running lab in one of many known ways, for someone to find out, or
-for a check to catch. Whatever is put in can be taken out again, also by another
-command than the one that put it in. Where an agent would repair the damage at
-once it is paused meanwhile.`,
+		Long: `Fault breaks a running lab in one of many known ways, for someone to find out,
+or for a check to catch. Whatever is put in can be taken out again, also by
+another command than the one that put it in. Where an agent would repair the
+damage at once it is paused meanwhile.`,
 		Example: `  overlab fault ls
   overlab fault inject FDB-02
   overlab test; overlab diagnose
@@ -208,8 +208,8 @@ func (c command) faultClear() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clear [FAULT…]",
 		Short: "Take faults out of a running lab",
-		Long: `Clear undoes faults that inject put into a running lab, all of them or those that
-are named, whichever command put them in.`,
+		Long: `Clear undoes faults that inject put into a running lab, all of them or those
+that are named, whichever command put them in.`,
 		Example:           "  overlab fault clear\n  overlab fault clear FDB-02",
 		ValidArgsFunction: completeFaults,
 	}

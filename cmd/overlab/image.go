@@ -5,7 +5,7 @@ import "github.com/spf13/cobra"
 func (c command) image() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Build the container images that labs and clusters need, without a registry",
+		Short: "Build container images for labs and clusters",
 		Example: `  overlab image pod -f pod.tar
   overlab image agent
   overlab image node`,

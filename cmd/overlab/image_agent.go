@@ -19,8 +19,8 @@ func (c command) imageAgent() *cobra.Command {
 		Short: "Build the agent's container image from its static programs",
 		Long: `Agent builds the image that deploy/overlab.yaml runs on each node: overlabd, the
 CNI plugin overlab-cni, and overlab, by which --provider kubernetes looks at a
-cluster; nothing else. It needs no Docker, no registry and no base image; the same
-programs give the same image.`,
+cluster; nothing else. It needs no Docker, no registry and no base image; the
+same programs give the same image.`,
 		Example: `  overlab image agent -f overlabd.tar
   kind load image-archive overlabd.tar
   ctr -n k8s.io images import overlabd.tar

@@ -18,8 +18,8 @@ func (c command) imagePod() *cobra.Command {
 		Long: `Pod builds the image that the pods of a lab with runtime: containerd have, if
 the lab names none: busybox, linked statically, under the names of its commands,
 and one that waits. Where there is no such busybox in PATH, overlab itself takes
-its place, with ip, ping, sleep and no shell. It needs no Docker, no registry and
-no base image; the same program gives the same image.`,
+its place, with ip, ping, sleep and no shell. It needs no Docker, no registry
+and no base image; the same program gives the same image.`,
 		Example: `  overlab image pod -f pod.tar
   ctr images import pod.tar
   overlab image pod -f - | docker load`,

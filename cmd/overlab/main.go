@@ -100,6 +100,9 @@ func printError(w io.Writer, err error) {
 	fmt.Fprintf(w, "overlab: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n         "))
 }
 
+// helpWidth is how many columns the description of flags takes.
+const helpWidth = 80
+
 // command is what every command's constructor gets.
 type command struct {
 	streams
@@ -138,6 +141,7 @@ Every flag can also be set by an environment variable: --name by OVERLAB_NAME.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nsee `%s --help`", err, cmd.CommandPath())
 	})
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages", fmt.Sprintf("FlagUsagesWrapped %d", helpWidth)))
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		c.up(), c.down(), c.ls(), c.inspect(), c.logs(), c.exec(), c.shell(), c.test(), c.walk(), c.diff(),

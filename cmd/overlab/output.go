@@ -21,7 +21,7 @@ type format struct {
 func (f *format) String() string { return f.value }
 
 // Type implements pflag.Value.
-func (f *format) Type() string { return strings.Join(f.allowed, "|") }
+func (f *format) Type() string { return "form" }
 
 // Set implements pflag.Value.
 func (f *format) Set(v string) error {
@@ -35,7 +35,7 @@ func (f *format) Set(v string) error {
 // outputFlag adds -o, whose first format is the default.
 func outputFlag(cmd *cobra.Command, formats ...string) *format {
 	f := &format{value: formats[0], allowed: formats}
-	cmd.Flags().VarP(f, "output", "o", "the form of what is printed")
+	cmd.Flags().VarP(f, "output", "o", "the form of what is printed: "+strings.Join(formats, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return f
 }

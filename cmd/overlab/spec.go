@@ -86,7 +86,7 @@ func (c command) schema() *cobra.Command {
 func (c command) inspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect [NAME]",
-		Short:             "Show a running lab: what it is made of, its agents, where its logs are",
+		Short:             "Show a running lab: its parts, its agents, its logs",
 		Example:           "  overlab inspect\n  overlab inspect -o json",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: c.completeLabs,

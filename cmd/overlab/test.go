@@ -71,7 +71,7 @@ short. With --repeat it is the worst of the runs, and reports are of that one.`,
   overlab test --profile scale
   overlab test --level C,E --exemptions upstream.yaml
   overlab test -o json > report.json
-  overlab test --provider kubernetes --context prod     judge a cluster that is there`,
+  overlab test --provider kubernetes --context prod`,
 		ValidArgsFunction: completeChecks,
 	}
 	c.labFlags(cmd, &f.name)

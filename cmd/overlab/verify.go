@@ -22,8 +22,8 @@ measured, each finding and each cited frame must come out again as well, and
 every file must be the one that was written.
 
 It exits with 0 if all that can be replayed holds, 1 if the evidence contradicts
-the report or is damaged, 2 if the report cannot be read, and 3 if nothing can be
-replayed.`,
+the report or is damaged, 2 if the report cannot be read, and 3 if nothing can
+be replayed.`,
 		Example: `  overlab test --evidence /tmp/report
   overlab verify /tmp/report`,
 		Args: func(_ *cobra.Command, args []string) error {

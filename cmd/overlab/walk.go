@@ -36,9 +36,10 @@ predicted and what was seen: the route, the neighbour and the forwarding entry
 that decide at each step, the headers, and the time since the step before.
 Where it goes wrong first, it names the cause and the command that mends it.
 
-FROM and TO are pods or nodes, by name or address; that of IPv6 walks over IPv6. It exits with 0 if the packet and its answer went
-the predicted way, 1 if not, 2 if the lab or the usage is broken, and 3 if the
-capture lost frames, so that nothing can be said.`,
+FROM and TO are pods or nodes, by name or address; that of IPv6 walks over IPv6.
+It exits with 0 if the packet and its answer went the predicted way, 1 if not, 2
+if the lab or the usage is broken, and 3 if the capture lost frames, so that
+nothing can be said.`,
 		Example: `  overlab walk pod-3 pod-5
   overlab walk node-1 pod-5 --size 1451 --df
   overlab walk pod-3 pod-5 --tcp 80
