@@ -43,6 +43,9 @@ func (p *Provider) Check(ctx context.Context, plan *topology.Plan) error {
 	if p.Agent == "" || p.Plugin == "" {
 		errs = append(errs, errors.New("overlabd and overlab-cni are neither beside overlab nor in PATH: run `make build`, or `go install github.com/overlab/overlab/cmd/...`"))
 	}
+	if err := watchesLeft(len(plan.Nodes)); err != nil {
+		errs = append(errs, err)
+	}
 	if err := reachable(ctx); err != nil {
 		errs = append(errs, err)
 	}
