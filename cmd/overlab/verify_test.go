@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/overlab/overlab/harness/capture"
 	"github.com/overlab/overlab/harness/lease"
 	"github.com/overlab/overlab/harness/probe"
 	"github.com/overlab/overlab/harness/report"
@@ -99,12 +100,13 @@ func TestVerifyOfEveryLevel(t *testing.T) {
 		{"SE-01", "a forged frame that arrived", func(t *testing.T, r *suite.Results) {
 			i := slices.IndexFunc(r.Record.Captures, func(c suite.RecordedCapture) bool { return c.Scope == "SE-01" })
 			frames := r.Record.Captures[i].Frames
+			in := slices.IndexFunc(frames, func(f capture.Frame) bool { return f.Direction == capture.In })
 			for k := range r.Record.Exchanges {
 				// The identifier of the forged frames is the first of the check's.
 				if x := &r.Record.Exchanges[k]; x.Scope == "SE-01" && x.Kind == "identifier" {
 					var id [16]byte
 					parse(t, x.Answer, &id)
-					copy(frames[0].Data[len(frames[0].Data)-16:], id[:])
+					copy(frames[in].Data[len(frames[in].Data)-16:], id[:])
 					return
 				}
 			}

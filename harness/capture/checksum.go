@@ -13,12 +13,12 @@ const (
 	ChecksumWrong Checksum = "wrong"
 	// ChecksumPending was left to hardware that is not there.
 	ChecksumPending Checksum = "pending"
-	// ChecksumUnknown is that of what is no whole IPv4 UDP packet.
+	// ChecksumUnknown is that of what is no whole UDP packet.
 	ChecksumUnknown Checksum = "unknown"
 )
 
 // UDPChecksum judges the checksum of the frame's outermost UDP header over the
-// pseudo-header of RFC 768.
+// pseudo-header of RFC 768, or of RFC 8200, section 8.1, whose sum is made alike.
 func (f *Frame) UDPChecksum() Checksum {
 	p := f.Decode(0)
 	if !p.Has(LayerUDP) || p.IP.MF || p.IP.Offset != 0 {
@@ -33,9 +33,8 @@ func (f *Frame) UDPChecksum() Checksum {
 	if len(p.Payload)+8 < int(p.UDP.Length) || p.UDP.Length < 8 {
 		return ChecksumUnknown // cut short by the capture
 	}
-	src, dst := p.IP.Src.As4(), p.IP.Dst.As4()
-	sum := add(0, src[:])
-	sum = add(sum, dst[:])
+	sum := add(0, p.IP.Src.AsSlice())
+	sum = add(sum, p.IP.Dst.AsSlice())
 	sum += protoUDP + uint32(p.UDP.Length)
 	sum += uint32(p.UDP.Src) + uint32(p.UDP.Dst) + uint32(p.UDP.Length) + uint32(p.UDP.Checksum)
 	sum = add(sum, p.Payload[:p.UDP.Length-8])

@@ -167,17 +167,6 @@ func (c *Capture) All(at Point, d capture.Direction) []capture.Frame {
 	return out
 }
 
-// Frames returns every frame seen at a point, in a direction.
-func (c *Capture) Frames(at Point, d capture.Direction) []capture.Frame {
-	var out []capture.Frame
-	for _, f := range c.frames[at.String()] {
-		if f.Direction == d {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
 // Trust returns an error for an inconclusive verdict when frames were
 // dropped or a tap did not see its own sentinel. That something is absent
 // from the capture means nothing then.

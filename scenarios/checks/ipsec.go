@@ -63,7 +63,7 @@ func encryptedByESP(ctx context.Context, env *suite.Env) error {
 	total := 0
 	for pair, n := range due {
 		src, dst := pair[0], pair[1]
-		frames := espFrames(seen.Frames(points[src.Name], capture.Out), src, dst)
+		frames := espFrames(seen.All(points[src.Name], capture.Out), src, dst)
 		total += len(frames)
 		if len(frames) < n {
 			env.Fail(fmt.Sprintf("%s, to %s", points[src.Name], dst.Name), fmt.Sprintf("%s of ESP %s > %s at least", count(n, "packet"), src.PublicIP(), dst.PublicIP()), fmt.Sprint(len(frames)))
