@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,10 @@ func Usable() error {
 // "ip tuntap add mode tun" does. It is down. One that is there, and that no
 // process is attached to, is made persistent.
 func Create(name string) error {
+	// A child that is forked meanwhile would be attached until it is executed,
+	// and nobody else could attach.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	fd, err := attach(name, unix.IFF_TUN|unix.IFF_NO_PI)
 	if err != nil {
 		return fmt.Errorf("make TUN device %s: %w", name, err)

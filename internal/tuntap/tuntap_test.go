@@ -2,9 +2,11 @@ package tuntap_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +52,50 @@ func TestAttach(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestCreateWhileOthersFork: a process that is started while a device is made
+// does not keep its maker from it.
+func TestCreateWhileOthersFork(t *testing.T) {
+	tuntest.Require(t)
+	done := make(chan struct{})
+	var forks sync.WaitGroup
+	for range 4 {
+		forks.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					if err := exec.Command("true").Run(); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	err := nstest.New(t).Do(func() error {
+		for i := range 100 {
+			name := fmt.Sprintf("tun%d", i)
+			if err := tuntap.Create(name); err != nil {
+				return err
+			}
+			fd, err := tuntap.Attach(name)
+			if err != nil {
+				return err
+			}
+			if err := unix.Close(fd); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	close(done)
+	forks.Wait()
+	if err != nil {
+		t.Error(err)
 	}
 }
 
