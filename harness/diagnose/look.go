@@ -106,8 +106,9 @@ func look(ctx context.Context, lab topology.Lab, open Sessions) (*Seen, error) {
 	for _, p := range l.plan.Pods {
 		wg.Go(func() { l.sysctls(ctx, p.Name, podSysctls(l.plan)) })
 	}
-	if !l.plan.Existing { // what is between others' machines is not to be entered
-		wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx) })
+	// What is between Docker's containers, or others' machines, is not to be entered.
+	if ns, err := l.lab.Namespace(underlay); err == nil {
+		wg.Go(func() { l.rules(ctx, underlay); l.ports(ctx, ns) })
 	}
 	wg.Wait()
 	walking.Wait()
@@ -286,11 +287,7 @@ func (l *looker) agent(ctx context.Context, a topology.AgentStatus) {
 }
 
 // ports notes the switches' ports that somebody has set down.
-func (l *looker) ports(ctx context.Context) {
-	ns, err := l.lab.Namespace(underlay)
-	if err != nil {
-		return // of providers whose network is not theirs to look at
-	}
+func (l *looker) ports(ctx context.Context, ns topology.Namespace) {
 	s, err := probe.Enter(ctx, ns)
 	if err != nil {
 		l.unread("the underlay: %v", err)
