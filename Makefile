@@ -11,6 +11,8 @@ PROGRAMS = $(BIN)/overlab $(BIN)/overlabd $(BIN)/overlab-cni
 # No cgo: the programs are static, and run in whatever mount namespace a lab
 # has.
 export CGO_ENABLED = 0
+# Where Debian keeps bridge and iptables, and an ordinary user does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: lab-up lab-down test test-kernel test-long soak mutation fuzz kube-apiserver test-kube bench lint build install clean help
 

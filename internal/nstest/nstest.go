@@ -32,6 +32,10 @@ const marker = "OVERLAB_NSTEST"
 // Where the kernel forbids the namespaces the tests run all the same, outside;
 // those that call Require or New are then skipped with the reason.
 func Main(m *testing.M) {
+	// Where Debian keeps bridge and iptables, and an ordinary user does not look.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+		panic(err)
+	}
 	if _, inside := os.LookupEnv(marker); !inside {
 		code, err := reexec()
 		if err == nil {
