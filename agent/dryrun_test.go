@@ -26,6 +26,7 @@ func (n *node) dryRun(wantCode int) string {
 	cmd := exec.Command(n.program, append(n.args, "--dry-run")...)
 	cmd.Env = append(append(cmd.Environ(), asAgent+"=1"), n.env...)
 	cmd.Stderr = n.log
+	n.settle()
 	node, stored := n.everything(), n.stored()
 	var out []byte
 	err := n.set.Do(func() (err error) {
@@ -57,6 +58,14 @@ func (n *node) dryRun(wantCode int) string {
 		n.Errorf("the dry run changed the store:\n%s", d)
 	}
 	return string(out)
+}
+
+// settle waits until the kernel has told all of eth0 that comes of its making: its
+// carrier, and that nobody else has its link-local address, each with routes.
+func (n *node) settle() {
+	n.Helper()
+	n.sh("for i in $(seq 200); do ip -o link show dev eth0 | grep -q LOWER_UP && test -z \"$(ip -o -6 addr show dev eth0 tentative)\" && exit;" +
+		"sleep 0.05; done; echo eth0 has no carrier or a tentative address after 10 s; exit 1")
 }
 
 // everything is what a dry run might touch, in the tools' own words.
