@@ -354,7 +354,7 @@ func pathFaults() []fault {
 		},
 		{
 			name: "the overlay is slow", check: "PF-01",
-			brk:  []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c iifname flannel.1 limit rate over 3 mbytes/second drop"},
+			brk:  []string{"node-1: " + table, "node-1: " + filterChain("forward"), "node-1: nft add rule ip t c iifname flannel.1 limit rate over 20 mbytes/second burst 2 mbytes drop"},
 			mend: mended,
 			want: "master-pod-1 (master) > node-1-pod-1 (node-1) 10.244.1.2: expected at least 20 % of the underlay's throughput, seen ",
 		},
