@@ -120,10 +120,6 @@ func TestTextColorAndNarrow(t *testing.T) {
 	if err := report.Text(&b, &suite.Results{}, report.TextOptions{}); err != nil || b.String() != "\nno checks ran\n" {
 		t.Errorf("%q, %v", b.String(), err)
 	}
-	b.Reset()
-	if err := report.Result(&b, &results().Results[0], report.TextOptions{}); err != nil || strings.Count(b.String(), "\n") != 2 {
-		t.Errorf("%q, %v", b.String(), err)
-	}
 }
 
 func TestJSON(t *testing.T) {

@@ -60,15 +60,6 @@ func Text(w io.Writer, r *suite.Results, o TextOptions) error {
 	return p.w.Flush()
 }
 
-// Result writes one check's part of the text, for who shows results as they
-// come.
-func Result(w io.Writer, r *suite.Result, o TextOptions) error {
-	o.defaults()
-	p := &printer{w: bufio.NewWriter(w), o: o}
-	p.result(r)
-	return p.w.Flush()
-}
-
 // Summary is the last line of the text: how many checks had which verdict.
 func Summary(r *suite.Results, o TextOptions) string {
 	o.defaults()
